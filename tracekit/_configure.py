@@ -243,6 +243,7 @@ def _serve_pages(environment: Environment) -> None:
     import importlib
 
     from ._environment import say
+    from ._export.notices import describe
     from ._plugins import DEBUG_PAGES
 
     module, name = DEBUG_PAGES
@@ -251,7 +252,7 @@ def _serve_pages(environment: Environment) -> None:
         try:
             getattr(importlib.import_module(module), name)(*address)
         except Exception as error:  # the pages must not stop the program
-            say([f"the debug pages are not served: {type(error).__name__}: {error}"[:400]])
+            say([f"the debug pages are not served: {describe(error)}"])
 
     # tracekit run configures at the import of http.client, which may be one of http.server, which the pages need: another
     # thread waits for the end of that.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ._core.errors import clip
 from ._core.records import Limits
-from ._export.notices import log
+from ._export.notices import describe, log
 from ._plugins import EXPORTERS
 from ._propagation import DEFAULT_FORMATS, formats_named
 from ._sampling import AlwaysOff, AlwaysOn, Ratio
@@ -198,9 +198,7 @@ class Environment:
         return self.value("TRACEKIT_DEBUG_PAGES", _address, nowhere, "no address")
 
     def _failed(self, name: str, error: Exception) -> None:
-        text = str(error)[:400]
-        why = text if text.isascii() and text.isprintable() else clip(text)
-        self.wrong["exporter"] = f"exporter {name} failed: {type(error).__name__}: {why}; nothing is exported"
+        self.wrong["exporter"] = f"exporter {name} failed: {describe(error)}; nothing is exported"
 
     def _names(self, variable: str) -> list[str]:
         names = [name.strip().lower() for name in self.text(variable)[:_MAX_VALUE].split(",")]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from ._core.span import Span
+
 T = TypeVar("T")
 
 _ASCII = str.maketrans("├└│─…━╸╺·µ✓✗⊘≈", "|`|-~=-- uvxc~")
@@ -67,6 +69,16 @@ def tree(leaves: Iterable[Leaf[T]], *, levels: int = 12) -> Iterator[Branch[T]]:
                 waiting.append((child, *guides, depth + 1))
 
 
+def span_tree(spans: Iterable[Span]) -> Iterator[Branch[Span]]:
+    """Yield *spans* of one trace as ``tree()`` does."""
+    return tree(
+        [
+            Leaf(span.context.span_id, None if span.parent is None else span.parent.span_id, span.start_ns, span)
+            for span in spans
+        ]
+    )
+
+
 def duration(ns: int) -> str:
     """Return *ns* nanoseconds in the unit that suits them, in at most seven characters for less than 100 days."""
     if ns < 0:
@@ -83,6 +95,11 @@ def duration(ns: int) -> str:
     if seconds < 86400:
         return f"{seconds // 3600}h {seconds // 60 % 60:02d}m"
     return f"{seconds // 86400}d {seconds // 3600 % 24:02d}h"
+
+
+def duration_of_s(seconds: float) -> str:
+    """Return *seconds* as ``duration()`` does."""
+    return duration(round(seconds * 1e9))
 
 
 def moment(ns: int, format: str = "%H:%M:%S") -> str:

@@ -90,10 +90,7 @@ class _Flush:
         _Flush.waiting.clear()
         with contextlib.ExitStack() as stack:  # every handler is called, whichever of them raises
             for handler in reversed(due):
-                stack.callback(handler._go_on, frame)
-
-    def _go_on(self, frame: FrameType | None) -> None:
-        _go_on(self._number, self._previous, frame)
+                stack.callback(_go_on, handler._number, handler._previous, frame)
 
 
 def _go_on(number: int, previous: Any, frame: FrameType | None) -> None:

@@ -26,7 +26,6 @@ from tracekit.integrations import (
     _client,
     _grpc,
     _grpc_aio,
-    _grpc_handlers,
     asgi,
     http_client,
     http_server,
@@ -199,7 +198,7 @@ async def traced_handler(handler):
     async def continuation(details):
         return handler
 
-    interceptor = _grpc_aio.AioInterceptor(_grpc.Server(), _grpc_handlers.Sync)
+    interceptor = _grpc_aio.AioInterceptor(_grpc.Server())
     return await interceptor.intercept_service(continuation, SimpleNamespace(method="/shop.Shop/buy"))
 
 

@@ -89,6 +89,11 @@ def int_text(number: int) -> str:
     return hex(number) if number.bit_length() <= _MAX_INT_BITS else f"<int of {number.bit_length()} bits>"
 
 
+def unusual_text(number: float) -> str:
+    """Return the text of a float that is not finite, for a format that cannot hold it, as OTLP's JSON has it."""
+    return "NaN" if number != number else "Infinity" if number > 0 else "-Infinity"
+
+
 def whole(text: str) -> str:
     """Return *text* with U+FFFD for each lone surrogate, which UTF-8 cannot hold."""
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

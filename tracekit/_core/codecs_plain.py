@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Final
 
+    Member = tuple[str, str, tuple[tuple[str, str | None], ...]]  # of baggage: key, value, properties
+
 HEX: Final = frozenset("0123456789abcdef")
 
 
@@ -116,7 +118,7 @@ def unescape_label(text: str) -> str:
     return octets.decode("utf-8", "replace")
 
 
-def parse_baggage(text: str) -> tuple[tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...], int]:
+def parse_baggage(text: str) -> tuple[tuple[Member, ...], int]:
     """Return the members of a ``baggage`` value as ``(key, value, properties)``, and the number of dropped ones.
 
     A malformed member is dropped alone, and so are members past 64 or past 8192 bytes. The count covers the first 16384
@@ -130,7 +132,7 @@ def parse_baggage(text: str) -> tuple[tuple[tuple[str, str, tuple[tuple[str, str
         rest = text[cut + 1 : 2 * MAX_LABEL_BYTES].split(",")
         dropped = sum([piece.strip(" \t") != "" for piece in rest])
         text = text[: max(cut, 0)]
-    members: list[tuple[str, str, tuple[tuple[str, str | None], ...]]] = []
+    members: list[Member] = []
     for piece in text.split(","):
         piece = piece.strip(" \t")
         if not piece:
@@ -143,7 +145,7 @@ def parse_baggage(text: str) -> tuple[tuple[tuple[str, str, tuple[tuple[str, str
     return tuple(members), dropped
 
 
-def _parse_member(piece: str) -> tuple[str, str, tuple[tuple[str, str | None], ...]] | None:
+def _parse_member(piece: str) -> Member | None:
     first, *rest = piece.split(";")
     key, equals, value = first.partition("=")
     key, value = key.strip(" \t"), value.strip(" \t")
@@ -165,7 +167,7 @@ def check_baggage(text: str) -> int:
     return -1 if dropped or text.count(",") != len(members) - 1 else len(members)
 
 
-def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...] | None:
+def make_members(labels: Any) -> tuple[Member, ...] | None:
     """Return the members of ``baggage`` for a dict of str to str; None for anything else or an invalid key."""
     if type(labels) is not dict:
         return None
@@ -176,7 +178,7 @@ def make_members(labels: Any) -> tuple[tuple[str, str, tuple[tuple[str, str | No
     return tuple([(key, value, ()) for key, value in pairs])
 
 
-def view_members(members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...]) -> dict[str, str]:
+def view_members(members: tuple[Member, ...]) -> dict[str, str]:
     """Return the members of ``baggage`` as a dict, without properties; the last member of a key wins."""
     view = {}
     for member in members:
@@ -202,7 +204,7 @@ def join_baggage(texts: list[str]) -> str:
     return ",".join(joined)
 
 
-def format_baggage(members: Iterable[tuple[str, str, tuple[tuple[str, str | None], ...]]]) -> tuple[str, int]:
+def format_baggage(members: Iterable[Member]) -> tuple[str, int]:
     """Return the ``baggage`` value of *members*, and the number of members in it.
 
     Members past 64 or past 8192 bytes are omitted. If they do not fit otherwise, only the characters that require it
@@ -213,9 +215,7 @@ def format_baggage(members: Iterable[tuple[str, str, tuple[tuple[str, str | None
     return (text, kept) if kept == min(len(members), MAX_LABELS) else _format_baggage(members, _FEW_ESCAPES)
 
 
-def _format_baggage(
-    members: tuple[tuple[str, str, tuple[tuple[str, str | None], ...]], ...], escapes: tuple[str, ...]
-) -> tuple[str, int]:
+def _format_baggage(members: tuple[Member, ...], escapes: tuple[str, ...]) -> tuple[str, int]:
     pieces: list[str] = []
     size = -1  # the first member follows no comma
     for member in members[:MAX_LABELS]:

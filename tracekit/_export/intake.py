@@ -27,6 +27,16 @@ class Counts(NamedTuple):
         return Counts(*map(operator.add, self, other))
 
 
+def valid_account(exporter: Exporter, notices: Notices, previous: Account) -> Account:
+    """Return the account of *exporter*, or *previous* if it is not valid, which is reported once."""
+    try:
+        return account_of(exporter)
+    except BaseException as error:  # from the user's code
+        keep(error)
+        notices.raised("account()", exporter, error)
+        return previous
+
+
 class Intake:
     """An exporter, and the fate of the spans that were handed to it."""
 
@@ -39,12 +49,7 @@ class Intake:
 
     def ask(self) -> Account:
         """Return the exporter's account, or the previous one if it is not valid."""
-        try:
-            return account_of(self.exporter)
-        except BaseException as error:  # from the user's code
-            keep(error)
-            self._notices.raised("account()", self.exporter, error)
-            return self._account
+        return valid_account(self.exporter, self._notices, self._account)
 
     def settle(self, taken: int, failed: int, left_out: int, account: Account) -> Counts:
         """Add the spans of a batch: *taken*, *failed*, and *left_out* because their traces are not sampled.

@@ -32,8 +32,7 @@ BATCH: Final = 2048  # spans that an exporter gets at once
 REQUEST: Final = 8192
 MARK: Final = 384  # waiting spans at which it is woken: some more arrive before it runs
 
-
-_RAISED: Final = object()
+_RAISED: Final = object()  # the answer of an exporter that raised
 
 
 class Job:
@@ -46,7 +45,7 @@ class Job:
 
 
 class Worker:
-    """One exporter and the thread that serves it, started on demand, and again if it is gone."""
+    """One exporter, the spans between the buffer and it, and their counts; its thread works, or a caller that waits."""
 
     def __init__(
         self, exporter: Exporter, interval_s: float, batch_size: int | None, after: Callable[[], None], taps: Taps

@@ -12,9 +12,12 @@ from .._core.misuse import misused
 from .._secrets import is_secret_name
 
 if TYPE_CHECKING:
+    import inspect
+
     from .._core.span import Span
 
 Recorder = Callable[["Span", tuple[Any, ...], dict[str, Any]], None]
+_Reader = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 _REDACTED: Final = "REDACTED"
 
 
@@ -27,50 +30,16 @@ def recorder(function: Callable[..., Any], names: Any) -> Recorder | None:
     keys = _keys(names)
     if not keys:
         return None
-    import inspect  # not at the top: it would double the cost of importing tracekit
-
-    as_text: dict[str, Any] = {}
-    if sys.version_info >= (3, 14):  # annotations may name later definitions and lazy imports (PEP 649)
-        as_text["annotation_format"] = importlib.import_module("annotationlib").Format.STRING
-    try:
-        parameters = list(inspect.signature(function, **as_text).parameters.values())
-    except (TypeError, ValueError):  # some functions in C have no signature
-        parameters = []
-    by_name = {one.name: (at, one) for at, one in enumerate(parameters)}
-    rest = {one.name for one in parameters}
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    found: list[tuple[str, str, int, Any, str]] = []
-    for name, key in keys.items():
-        if name not in by_name and not takes_any:
-            misused(ValueError(f"capture_args must hold parameters of the function: {name[:64]!a}"))
-            continue
-        at, one = by_name.get(name, (-1, None))
-        if one is None:
-            found.append((name, key, -1, None, "keyword"))
-        elif one.kind is one.VAR_POSITIONAL:
-            found.append((name, key, at, None, "positions"))
-        elif one.kind is one.VAR_KEYWORD:
-            found.append((name, key, -1, None, "keywords"))
-        else:
-            position = -1 if one.kind is one.KEYWORD_ONLY else at
-            found.append((name, key, position, None if one.default is one.empty else one.default, "keyword"))
-    secret = {name for name in keys if is_secret_name(name)}
+    readers = _readers(function, keys)
 
     def record(span: Span, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not span.is_recording:
             return
-        for name, key, at, default, kind in found:
-            if kind == "positions":
-                value: Any = args[at:]
-            elif kind == "keywords":
-                value = {word: kwargs[word] for word in kwargs if word not in rest}
-            elif 0 <= at < len(args):
-                value = args[at]
-            else:
-                value = kwargs.get(name, default)
+        for key, is_secret, read in readers:
+            value = read(args, kwargs)
             if value is None:
                 continue
-            if name in secret:
+            if is_secret:
                 span.set_attribute(key, _REDACTED)
                 continue
             span.set_attribute(key, value)
@@ -81,6 +50,45 @@ def recorder(function: Callable[..., Any], names: Any) -> Recorder | None:
                     span.set_attribute(key, plain)
 
     return record
+
+
+def _readers(function: Callable[..., Any], keys: dict[str, str]) -> list[tuple[str, bool, _Reader]]:
+    """Return for each argument of *keys* the attribute's key, whether it is a secret, and a function that reads it."""
+    import inspect  # not at the top: it would double the cost of importing tracekit
+
+    as_text: dict[str, Any] = {}
+    if sys.version_info >= (3, 14):  # annotations may name later definitions and lazy imports (PEP 649)
+        as_text["annotation_format"] = importlib.import_module("annotationlib").Format.STRING
+    try:
+        parameters = list(inspect.signature(function, **as_text).parameters.values())
+    except (TypeError, ValueError):  # some functions in C have no signature
+        parameters = []
+    names = [one.name for one in parameters]
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    readers = []
+    for name, key in keys.items():
+        if name in names or takes_any:
+            readers.append((key, is_secret_name(name), _reader(name, names, parameters)))
+        else:
+            misused(ValueError(f"capture_args must hold parameters of the function: {name[:64]!a}"))
+    return readers
+
+
+def _reader(name: str, names: list[str], parameters: list[inspect.Parameter]) -> _Reader:
+    """Return a function that reads the argument *name* of a call from its positional and keyword arguments."""
+    if name not in names:
+        return lambda _, kwargs: kwargs.get(name)
+    at = names.index(name)
+    one = parameters[at]
+    default = None if one.default is one.empty else one.default
+    if one.kind is one.VAR_POSITIONAL:
+        return lambda args, _: args[at:]
+    if one.kind is one.VAR_KEYWORD:
+        known = frozenset(names)
+        return lambda _, kwargs: {word: kwargs[word] for word in kwargs if word not in known}
+    if one.kind is one.KEYWORD_ONLY:
+        return lambda _, kwargs: kwargs.get(name, default)
+    return lambda args, kwargs: args[at] if at < len(args) else kwargs.get(name, default)
 
 
 def _keys(names: Any) -> dict[str, str]:

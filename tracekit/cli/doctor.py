@@ -30,7 +30,7 @@ from .._core.inherited import INHERITS
 from .._core.span import ROOT, span
 from .._distribution import NAME, find_clash, find_elsewhere
 from .._environment import Environment
-from .._render import duration, printable
+from .._render import duration, duration_of_s, printable
 from .._version import __version__
 from ..exporters._otlp.settings import otlp_settings, without_secrets
 from ..exporters.sqlite import SQLiteExporter, StoreError
@@ -281,7 +281,7 @@ def _clock() -> str:
     said = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     if now < 1_600_000_000:
         raise RuntimeError(f"the wall clock is wrong: {said}")
-    return f"{said}; monotonic, in steps of {duration(round(resolution * 1e9))}"
+    return f"{said}; monotonic, in steps of {duration_of_s(resolution)}"
 
 
 def _try_store(path: str) -> str:

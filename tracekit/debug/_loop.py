@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._render import duration, moment, plural
+from .._render import duration_of_s, moment, plural
 from ..aio._waits import group_waits
 from ..aio._watch import watches
 from ._view import Markup, Page, Request, calls, markup
@@ -69,32 +69,30 @@ class _Loops:
                     '<td class="took">{}</td><td class="took">{}</td></tr>',
                     group["group"],
                     group["tasks"],
-                    _short(group["mean_s"]),
-                    _short(group["worst_s"]),
+                    duration_of_s(group["mean_s"]),
+                    duration_of_s(group["worst_s"]),
                     group["worst_task"],
                 )
             yield Markup("</tbody></table>")
 
 
-def _short(seconds: float) -> str:
-    return duration(round(seconds * 1e9))
-
-
 def _headline(loop: dict[str, Any]) -> str:
     stalls, pauses = plural(loop["stalls"], "stall"), plural(loop["pauses"], "pause")
-    text = f"{loop['backend']} in {loop['thread']}: {stalls} of {_short(loop['threshold_s'])} or more"
-    text += f", {_short(loop['blocked_s'])} in total"
-    return f"{text}; {pauses} of the process, {_short(loop['paused_s'])}" if loop["pauses"] else text
+    text = f"{loop['backend']} in {loop['thread']}: {stalls} of {duration_of_s(loop['threshold_s'])} or more"
+    text += f", {duration_of_s(loop['blocked_s'])} in total"
+    return f"{text}; {pauses} of the process, {duration_of_s(loop['paused_s'])}" if loop["pauses"] else text
 
 
 def _stall(stall: dict[str, Any]) -> str:
     span = f"span {stall['span'] or stall['span_id']} trace {stall['trace_id']}" if stall["trace_id"] else "no span"
-    parts = [_short(stall["blocked_s"]), moment(stall["time_ns"]), span]
+    parts = [duration_of_s(stall["blocked_s"]), moment(stall["time_ns"]), span]
     return "  ".join([*parts, f"task {stall['task']}"] if stall["task"] else parts)
 
 
 def _wait(group: dict[str, Any]) -> str:
-    return f"{_short(group['worst_s'])} ({group['worst_task']}), {_short(group['mean_s'])}, {group['tasks']}"
+    return (
+        f"{duration_of_s(group['worst_s'])} ({group['worst_task']}), {duration_of_s(group['mean_s'])}, {group['tasks']}"
+    )
 
 
 PAGE: Final = Page("loop", "Event loop", "calls that blocked an event loop, and waits of named groups", _Loops)

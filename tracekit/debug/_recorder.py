@@ -30,6 +30,7 @@ BOUNDS_NS: Final = (0, 50_000_000, 100_000_000, 200_000_000, 500_000_000, 10**9,
 MAX_FAMILIES: Final = 256
 SLOTS: Final = 37  # a histogram counts by the bit length of the duration in microseconds: 1 µs, 2 µs, 4 µs ... 19 h
 _PORTION: Final = 2048  # open spans: 40 µs
+_MAX_OPEN: Final = 200_000
 _OTHER: Final = ("", "(other families)")
 _MINUTE_NS: Final = 10 * 10**9  # a slot of the last minute
 _HOUR_NS: Final = 600 * 10**9
@@ -60,10 +61,10 @@ class Trace:
     if not compiled:
         __slots__ = ("left_out", "rings", "root", "spans")
 
-    def __init__(self, root: Span, spans: list[Span], left_out: int) -> None:
+    def __init__(self, root: Span) -> None:
         self.root = root
-        self.spans = spans
-        self.left_out = left_out
+        self.spans: list[Span] = []
+        self.left_out = 0
         self.rings = 0  # that hold it
 
 
@@ -213,7 +214,7 @@ class Recorder:
         family.minute.count(now_ns, slot)
         family.hour.count(now_ns, slot)
         family.total.count(now_ns, slot)
-        trace = Trace(root, [], 0)
+        trace = Trace(root)
         if self.pending:
             self._gather(trace)
         family.buckets[0] += 1
@@ -289,11 +290,11 @@ def family_of(root: Span) -> tuple[str, str]:
     return root._kind, root._name
 
 
-def all_open_spans(pace: Callable[[], None], most: int = 200_000) -> tuple[list[Span], bool]:
-    """Return the open spans, oldest first, taken in portions, and whether there are more than *most*."""
+def all_open_spans(pace: Callable[[], None]) -> tuple[list[Span], bool]:
+    """Return the open spans, oldest first, and whether there may be others: from 200,000 on it takes no more portions."""
     taken: list[Span] = []
     while open_spans(taken, _PORTION):
-        if len(taken) >= most:
+        if len(taken) >= _MAX_OPEN:
             return taken, True
         pace()
     return taken, False

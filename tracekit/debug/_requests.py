@@ -183,7 +183,7 @@ class _Bucket:
         if is_open:
             roots = next((roots for key, roots in opened.roots.items() if _text(key) == name), [])
             self._count = len(roots)
-            traces += [Trace(root, [], 0) for root in roots[: request.number("n", _SHOWN, 1, _MOST)]]
+            traces += [Trace(root) for root in roots[: request.number("n", _SHOWN, 1, _MOST)]]
         else:
             with recorder.lock:
                 found = [family for key, family in recorder.families.items() if _text(key) == name]

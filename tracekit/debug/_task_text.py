@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._render import Leaf, duration, printable, tree
+from .._render import Leaf, duration_of_s, printable, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,11 +65,11 @@ def stuck_s(task: Task) -> float:
 def age(task: Task) -> str:
     """Return the age of *task*, or the longer one of those that are known instead: of its open span, or at least."""
     if task["age_s"] is not None:
-        return duration(round(task["age_s"] * 1e9))
+        return duration_of_s(task["age_s"])
     span, seen_s = task["span"], task["seen_s"]
     if span is not None and span["age_s"] is not None and not span["has_ended"] and span["age_s"] > seen_s:
-        return f"span {duration(round(span['age_s'] * 1e9))}"
-    return f"at least {duration(round(seen_s * 1e9))}" if seen_s else "first look"
+        return f"span {duration_of_s(span['age_s'])}"
+    return f"at least {duration_of_s(seen_s)}" if seen_s else "first look"
 
 
 def rows(tasks: Sequence[Task]) -> Iterator[Row]:
@@ -101,14 +101,14 @@ def summary(task: Task) -> str:
     """Return the state of *task* in one line."""
     parts = [task["name"] or f"{task['backend']} {task['id']}", task["state"]]
     if task["idle_s"] is not None:
-        parts[-1] += f" for at least {duration(round(task['idle_s'] * 1e9))}"
+        parts[-1] += f" for at least {duration_of_s(task['idle_s'])}"
     known = age(task)
     is_told = known.startswith("span") or task["seen_s"] <= (task["idle_s"] or 0.0)  # in another part of the line
     if task["age_s"] is not None or not is_told:
         parts.append(f"age {known}")
     span = task["span"]
     if span is not None:
-        took = "" if span["age_s"] is None else f" {duration(round(span['age_s'] * 1e9))}"
+        took = "" if span["age_s"] is None else f" {duration_of_s(span['age_s'])}"
         ended = " (ended)" if span["has_ended"] else ""
         parts.append(f"span {span['name'] or span['span_id']}{took}{ended} trace {span['trace_id']}")
     if task["waits_for"] and task["backend"] != "thread":

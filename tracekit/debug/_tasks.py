@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from .._render import duration
+from .._render import duration, duration_of_s
 from ..aio._tasks import snapshot
 from ._task_text import age, as_json, lines, matching, rows, stuck_s, where
 from ._view import Markup, Page, Request, calls, markup
@@ -79,7 +79,7 @@ def _row(head: str, task: Task) -> Markup:
     if span is None:
         shown = Markup("")
     else:
-        took = "" if span["age_s"] is None else duration(round(span["age_s"] * 1e9))
+        took = "" if span["age_s"] is None else duration_of_s(span["age_s"])
         shown = markup(
             '<span title="trace {}, span {}">{} {}{}</span>',
             span["trace_id"],
@@ -94,7 +94,7 @@ def _row(head: str, task: Task) -> Markup:
         head,
         task["name"] or task["id"],
         task["state"],
-        "" if task["idle_s"] is None else f"at least {duration(round(task['idle_s'] * 1e9))} ago",
+        "" if task["idle_s"] is None else f"at least {duration_of_s(task['idle_s'])} ago",
         age(task),
         shown,
         task["waits_for"] if task["backend"] != "thread" else "",

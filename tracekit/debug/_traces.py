@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .._render import Leaf, duration, pairs, printable, tree
+from .._render import duration, pairs, printable, span_tree
 from ._view import REDACTED, Markup, attributes, markup, when
 
 if TYPE_CHECKING:
@@ -60,14 +60,6 @@ class Shown:
         title = title_of(root, self._shows_sensitive)
         return [when(root.start_ns), took, title, state, self._description(root), sampled]
 
-    def _branches(self) -> Iterator[tuple[str, str, Span]]:
-        leaves = [
-            Leaf(span.context.span_id, None if span.parent is None else span.parent.span_id, span.start_ns, span)
-            for span in self._spans
-        ]
-        for branch in tree(leaves):
-            yield branch.head, branch.below, branch.span
-
     def json(self, pace: Callable[[], None]) -> dict[str, Any]:
         """Return the trace as plain data."""
         pace()
@@ -109,7 +101,7 @@ class Shown:
         """Yield the line of the trace and, where it is expanded, those of its spans and events."""
         yield "  ".join([printable(word) for word in self._line() if word]) + f"  {self.root.context.trace_id}"
         base = self.root.start_ns
-        for head, below, span in self._branches():
+        for head, below, _, span in span_tree(self._spans):
             words = [
                 f"{head}{printable(span.name)}",
                 _took(span, self._now_ns),
@@ -139,7 +131,7 @@ class Shown:
         )
         if self._spans:
             yield Markup('<table class="spans"><tbody>')
-            for head, below, span in self._branches():
+            for head, below, _, span in span_tree(self._spans):
                 yield self._span_html(head, span)
                 for event in span.events:
                     yield self._event_html(below, event)

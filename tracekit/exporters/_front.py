@@ -1,4 +1,4 @@
-"""The parts that exporters in front of another exporter have in common."""
+"""The parts that exporters have in common: those that hold spans, and those in front of another exporter."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import os
 from typing import TYPE_CHECKING
 
 from .._arguments import bounded_timeout
+from .._export.intake import valid_account
+from .._export.threads import keep
 
 if TYPE_CHECKING:
+    from .._core.records import Account
+    from .._core.span import Span
     from .._export.exporter import Exporter
+    from .._export.notices import Notices
 
 
-class Front:
-    """Passes calls on to ``exporter``, where that has the method, and begins anew in the child of a fork."""
+class Holder:
+    """An exporter that holds spans, and begins anew in the child of a fork."""
 
-    exporter: Exporter | None
     _pid = 0
 
     def _forget(self) -> None:
@@ -22,9 +26,34 @@ class Front:
         raise NotImplementedError
 
     def _check_process(self) -> None:
+        """Reset all state if the process is another one than at the last call; the first call, the constructor's, makes it."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._forget()
+
+
+class Front(Holder):
+    """Passes calls on to ``exporter``, where that has the method."""
+
+    exporter: Exporter | None
+    _notices: Notices
+    _failed: int  # spans that ``exporter`` did not take
+    _theirs: Account  # the last valid one of ``exporter``
+
+    def _hand_over(self, exporter: Exporter, spans: list[Span]) -> None:
+        """Have *exporter* export *spans*, which have failed if it raises: the exporting thread must survive."""
+        count = len(spans)  # the exporter may change the list
+        try:
+            exporter.export(spans)
+        except BaseException as error:
+            keep(error)
+            self._failed += count
+            self._notices.lost(exporter, error, count)
+
+    def _ask_account(self, exporter: Exporter) -> Account:
+        """Return the account of *exporter*, or the previous one if it is not valid."""
+        self._theirs = valid_account(exporter, self._notices, self._theirs)
+        return self._theirs
 
     def start(self) -> None:
         """Start the exporter, if it can."""

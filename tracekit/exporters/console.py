@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 from .._core.checks import check_int
 from .._core.records import Account
 from .._export.notices import Notices
-from .._render import Branch, Leaf, duration, encodable, library_text, moment, pairs, printable, tree
+from .._render import Branch, duration, encodable, library_text, moment, pairs, plural, printable, span_tree
+from ._front import Holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ _MAX_VALUE = 60
 _BOLD, _DIM, _RED, _YELLOW, _CYAN = "1", "2", "31", "33", "36"
 
 
-class ConsoleExporter:
+class ConsoleExporter(Holder):
     """Write a tree per trace to *stream*, standard error by default, when its local root has ended.
 
     A local root is a span without a parent in this process. Spans that end later are written as a separate late tree.
@@ -44,18 +45,16 @@ class ConsoleExporter:
         self.stream = stream
         self.max_spans = max_spans
         self._notices = Notices()
-        self._forget()
+        self._check_process()
 
     def _forget(self) -> None:
-        self._pid = os.getpid()
         self._waiting: dict[str, list[Span]] = {}  # by trace, oldest first
         self._count = self._failed = 0
         self._written: OrderedDict[tuple[str, str], None] = OrderedDict()  # ids of written spans, oldest first
 
     def export(self, spans: Sequence[Span]) -> None:
         """Write the trees that are complete, and keep the other spans."""
-        if self._pid != os.getpid():
-            self._forget()  # the parent process writes its own spans
+        self._check_process()
         for span in spans:
             self._waiting.setdefault(span.context.trace_id, []).append(span)
         self._count += len(spans)
@@ -67,12 +66,12 @@ class ConsoleExporter:
 
     def account(self) -> Account:
         """Return the numbers of spans that wait for a parent and that could not be written."""
-        return Account() if self._pid != os.getpid() else Account(queued=self._count, failed=self._failed)
+        self._check_process()
+        return Account(queued=self._count, failed=self._failed)
 
     def shutdown(self) -> None:
         """Write all spans that wait for a parent."""
-        if self._pid != os.getpid():
-            self._forget()
+        self._check_process()
         for trace_id in list(self._waiting):
             self._give_up(trace_id)
 
@@ -157,14 +156,9 @@ class ConsoleExporter:
 def _lines(trace_id: str, spans: list[Span], note: str, paint: Callable[[str, str], str]) -> Iterator[str]:
     first = min(spans, key=lambda span: span.start_ns)
     service = printable(str(first.resource.get("service.name", "")), _MAX_VALUE)
-    count = "1 span" if len(spans) == 1 else f"{len(spans)} spans"
-    words = [f"trace {trace_id}", service, moment(first.start_ns), count, note]
+    words = [f"trace {trace_id}", service, moment(first.start_ns), plural(len(spans), "span"), note]
     yield paint(_DIM, "  ".join(word for word in words if word))
-    leaves = [
-        Leaf(span.context.span_id, None if span.parent is None else span.parent.span_id, span.start_ns, span)
-        for span in spans
-    ]
-    for branch in tree(leaves):
+    for branch in span_tree(spans):
         yield from _span_lines(branch, paint)
     yield ""
 

@@ -21,8 +21,7 @@ from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import open_spans, watch_spans
 from .._export.notices import Notices, describe, log
-from .._export.stand_ins import Discard, account_of
-from .._export.threads import keep
+from .._export.stand_ins import Discard
 from .._signals import go_on_after_dump
 from ._front import Front
 from .sqlite import SQLiteExporter
@@ -114,7 +113,7 @@ class FlightRecorder(Front):
         self._written_by = 0  # the thread that holds it
         self._ring: deque[tuple[int, list[Span]]] = deque()  # batches with the time of their arrival
         self._count = self._unsampled = self._failed = self._number = 0
-        self._theirs = Account()  # as of the exporter's last valid one
+        self._theirs = Account()
         self._last_ns: int | None = None  # of the last file that was written without a request for it
         self._thread: threading.Thread | None = None
 
@@ -138,15 +137,9 @@ class FlightRecorder(Front):
                 reason = self._reason(span)
         if reason:
             self._trigger(reason, now_ns)
-        count = len(sampled)  # the exporter may change the list
-        self._unsampled += len(kept) - count
-        try:
-            if sampled:
-                self.exporter.export(sampled)
-        except BaseException as error:  # as in the pipeline: the spans that are not sampled have not failed
-            keep(error)
-            self._failed += count
-            self._notices.lost(self.exporter, error, count)
+        self._unsampled += len(kept) - len(sampled)
+        if sampled:
+            self._hand_over(self.exporter, sampled)
 
     def _reason(self, root: Span) -> str:
         if self.on_error and root.status.code == "error":
@@ -252,12 +245,7 @@ class FlightRecorder(Front):
     def account(self) -> Account:
         """Return the account of *exporter*, and the numbers of spans that it did not take and that are not sampled."""
         self._check_process()
-        try:
-            self._theirs = account_of(self.exporter)
-        except BaseException as error:  # from the user's code
-            keep(error)
-            self._notices.raised("account()", self.exporter, error)
-        queued, failed, unsampled = self._theirs
+        queued, failed, unsampled = self._ask_account(self.exporter)
         return Account(queued, failed + self._failed, unsampled + self._unsampled)
 
     def _finish(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._core.attributes import int_text, whole
+from .._core.attributes import int_text, unusual_text, whole
 from .._core.checks import check_above_0, check_int
 from .._core.records import Account
 from .._export.notices import Notices
@@ -429,9 +429,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return value if -(1 << 63) <= value < 1 << 63 else int_text(value)
     if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+        return value if math.isfinite(value) else unusual_text(value)
     if isinstance(value, bytes):
         return {"base64": b64encode(value).decode()}
     if isinstance(value, Mapping):

@@ -20,8 +20,6 @@ from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.tracestate import make_state
 from .._export.notices import Notices
-from .._export.stand_ins import account_of
-from .._export.threads import keep
 from .._sampling import Ratio, randomness, threshold_text
 from ._front import Front
 
@@ -142,12 +140,7 @@ class TailSampler(Front):
     def account(self) -> Account:
         """Return the numbers of held, failed and discarded spans, including the account of *exporter*."""
         self._check_process()
-        try:
-            self._theirs = account_of(self.exporter)
-        except BaseException as error:  # from the user's code
-            keep(error)
-            self._notices.raised("account()", self.exporter, error)
-        return Account(*map(operator.add, self._account, self._theirs))
+        return Account(*map(operator.add, self._account, self._ask_account(self.exporter)))
 
     def _forget(self) -> None:
         self._groups: dict[bytes, _Group] = {}  # by the ids of waiting and awaited spans
@@ -257,14 +250,7 @@ class TailSampler(Front):
     def _forward(self) -> None:
         ready, self._ready = self._ready, []
         for start in range(0, len(ready), _BATCH):
-            batch = ready[start : start + _BATCH]
-            count = len(batch)  # the exporter may change the list
-            try:
-                self.exporter.export(batch)
-            except BaseException as error:  # as in the pipeline: the thread and the other spans must survive
-                keep(error)
-                self._failed += count
-                self._notices.lost(self.exporter, error, count)
+            self._hand_over(self.exporter, ready[start : start + _BATCH])
         self._account = Account(self._held, self._failed, self._unsampled)
 
 

@@ -16,7 +16,7 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import grpc
@@ -187,19 +187,6 @@ def number_of(code: Any) -> int | None:
         return OK
     number: object = code.value[0] if isinstance(code, grpc.StatusCode) else code
     return number if type(number) is int else UNKNOWN
-
-
-# By method: the handler of a server, and the same one traced.
-Known: TypeAlias = dict[Any, tuple[Any, Any]]
-_MAX_KNOWN: Final = 1024
-
-
-def remember(known: Known, method: Any, handler: Any, traced: Any) -> Any:
-    """Return *traced*, kept in *known* for the next call of the method."""
-    if len(known) >= _MAX_KNOWN:
-        known.clear()
-    known[method] = handler, traced
-    return traced
 
 
 def kind_of(handler: Any) -> str:

@@ -19,57 +19,42 @@ from ._grpc import (
     OK,
     UNKNOWN,
     AsyncCounted,
-    Known,
     Server,
     end,
     fail,
     kind_of,
     number_of,
-    remember,
     settle,
 )
+from ._grpc_handlers import Tracing
 from ._http import report
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-class AioInterceptor(grpc.aio.ServerInterceptor):
-    """Trace the handlers of *server*; *sync* does so for handlers that gRPC runs in threads."""
-
-    def __init__(self, server: Server, sync: Any) -> None:
-        self._server = server
-        self._sync = sync
-        self._known: Known = {}
+class AioInterceptor(Tracing, grpc.aio.ServerInterceptor):
+    """Traces the handlers of a server of ``grpc.aio``."""
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the handler, traced."""
         return self.traced(details.method, await continuation(details))
 
-    def traced(self, method: str | bytes, handler: Any) -> Any:
-        """Return *handler*, traced."""
-        if handler is None or not self._server.is_active:
-            return handler
-        known = self._known.get(method)
-        if known is not None and known[0] is handler:
-            return known[1]
+    def _wrapped(self, method: str | bytes, handler: Any) -> Any:
+        path = method.decode("utf-8", "replace") if isinstance(method, bytes) else method
         try:
-            return remember(self._known, method, handler, self._wrapped(method, handler))
+            streams_in, kind = handler.request_streaming, kind_of(handler)
+            behavior = getattr(handler, kind)
+            make = getattr(grpc, f"{kind}_rpc_method_handler")
+            arguments = handler.request_deserializer, handler.response_serializer
+            if inspect.isasyncgenfunction(behavior):
+                return make(_stream(self._server, path, behavior, streams_in), *arguments)
+            if inspect.iscoroutinefunction(behavior):
+                return make(_coroutine(self._server, path, behavior, streams_in), *arguments)
         except Exception as error:  # a custom handler class
             report(error)
             return handler
-
-    def _wrapped(self, method: str | bytes, handler: Any) -> Any:
-        path = method.decode("utf-8", "replace") if isinstance(method, bytes) else method
-        streams_in, kind = handler.request_streaming, kind_of(handler)
-        behavior = getattr(handler, kind)
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        arguments = handler.request_deserializer, handler.response_serializer
-        if inspect.isasyncgenfunction(behavior):
-            return make(_stream(self._server, path, behavior, streams_in), *arguments)
-        if inspect.iscoroutinefunction(behavior):
-            return make(_coroutine(self._server, path, behavior, streams_in), *arguments)
-        return self._sync(self._server, path, handler).handler
+        return super()._wrapped(path, handler)  # gRPC runs it in a thread
 
 
 def _coroutine(server: Server, path: str, behavior: Any, streams_in: bool) -> Any:

@@ -21,16 +21,27 @@ if not compiled:
     from ._suppression import is_suppressed
 
 
-# ---- grpc
-
-
-class _Call:
-    """A method of a stub."""
+class _Stub:
+    """The method *inner* of a stub, traced; other attributes are those of *inner*."""
 
     __slots__ = ("_inner", "_method")
+    _is_stream = False  # of requests
 
     def __init__(self, inner: Any, method: Method) -> None:
         self._inner, self._method = inner, method
+
+    def __getattr__(self, name: str) -> Any:
+        # Not set, in an object that copy() made; or a cycle of these objects: C has no limit of recursion.
+        if name == "_inner" or isinstance(self._inner, (_Stub, Counted)):
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
+# ---- grpc
+
+
+class _Call(_Stub):
+    __slots__ = ()
 
     def _wait(self, call: Any, request: Any, timeout: Any, metadata: Any, args: Any, kwargs: Any) -> Any:
         if not self._method.is_active or is_suppressed():
@@ -73,14 +84,6 @@ class _Call:
             report(error)
             end(client_span)
         return started
-
-    _is_stream = False
-
-    def __getattr__(self, name: str) -> Any:
-        # Not set, in an object that copy() made; or a cycle of these objects: C has no limit of recursion.
-        if name == "_inner" or isinstance(self._inner, _PROXIES):
-            raise AttributeError(name)
-        return getattr(self._inner, name)
 
 
 class _UnaryUnary(_Call, grpc.UnaryUnaryMultiCallable):
@@ -151,13 +154,8 @@ def _done(client_span: Span, call: Any, sent: Counted | None) -> None:
 # ---- grpc.aio
 
 
-class _AioCall:
-    """A method of a stub."""
-
-    __slots__ = ("_inner", "_method")
-
-    def __init__(self, inner: Any, method: Method) -> None:
-        self._inner, self._method = inner, method
+class _AioCall(_Stub):
+    __slots__ = ()
 
     def __call__(self, *args: Any, metadata: Any = None, **kwargs: Any) -> Any:
         """Start a call."""
@@ -181,14 +179,6 @@ class _AioCall:
             end(client_span)
         return call
 
-    _is_stream = False
-
-    def __getattr__(self, name: str) -> Any:
-        # Not set, in an object that copy() made; or a cycle of these objects: C has no limit of recursion.
-        if name == "_inner" or isinstance(self._inner, _PROXIES):
-            raise AttributeError(name)
-        return getattr(self._inner, name)
-
 
 class _AioUnaryUnary(_AioCall, grpc.aio.UnaryUnaryMultiCallable):
     pass
@@ -206,7 +196,6 @@ class _AioStreamStream(_AioCall, grpc.aio.StreamStreamMultiCallable):
     _is_stream = True
 
 
-_PROXIES = (_Call, _AioCall, Counted)
 AIO_METHODS: dict[str, Any] = dict(
     zip(KINDS, (_AioUnaryUnary, _AioUnaryStream, _AioStreamUnary, _AioStreamStream), strict=True)
 )

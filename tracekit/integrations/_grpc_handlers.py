@@ -6,7 +6,7 @@ Compiled: see ``_client.py``.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
@@ -15,7 +15,7 @@ from grpc import _server
 from .. import SpanContext, use_context
 from .._core.body import open_body
 from ..cython import compiled
-from ._grpc import CANCELLED, DEADLINE_EXCEEDED, OK, UNKNOWN, Counted, Known, kind_of, remember
+from ._grpc import CANCELLED, DEADLINE_EXCEEDED, OK, UNKNOWN, Counted, kind_of
 from ._http import report
 
 if not compiled:
@@ -26,25 +26,40 @@ if TYPE_CHECKING:
     from .._core.body import Body
 
 
-class Interceptor(grpc.ServerInterceptor):
+_MAX_KNOWN: Final = 1024
+
+
+class Tracing:
     """Traces the handlers that a server finds for its calls."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._known: Known = {}
+        self._known: dict[Any, tuple[Any, Any]] = {}  # by method: its handler, and the same one traced
 
-    def intercept_service(self, continuation: Any, details: Any) -> Any:
-        """Return the handler, traced."""
-        return self.traced(details.method, continuation(details))
-
-    def traced(self, method: str, handler: Any) -> Any:
+    def traced(self, method: Any, handler: Any) -> Any:
         """Return *handler*, traced."""
         if handler is None or not self._server.is_active:
             return handler
         known = self._known.get(method)
         if known is not None and known[0] is handler:
             return known[1]
-        return remember(self._known, method, handler, Sync(self._server, method, handler).handler)
+        traced = self._wrapped(method, handler)
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[method] = handler, traced
+        return traced
+
+    def _wrapped(self, method: Any, handler: Any) -> Any:
+        """Return *handler* in a new traced one, or itself if it cannot be traced."""
+        return Sync(self._server, method, handler).handler
+
+
+class Interceptor(Tracing, grpc.ServerInterceptor):
+    """Traces the handlers of a server of ``grpc``."""
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        """Return the handler, traced."""
+        return self.traced(details.method, continuation(details))
 
 
 class Handlers(grpc.GenericRpcHandler):

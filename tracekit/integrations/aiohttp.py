@@ -67,9 +67,7 @@ def instrument(target: aiohttp.ClientSession | web.Application | None = None, **
         if not any(hasattr(found, _FIELD) for found in target.middlewares):
             target.middlewares.insert(0, _middleware(Server(**options)))
     elif target is not None:
-        raise TypeError(
-            f"target must be an aiohttp.ClientSession or aiohttp.web.Application, not {type(target).__name__}"
-        )
+        raise _not_ours(target)
     elif not _patches.is_active:
         client = {name: value for name, value in options.items() if name in _CLIENT_OPTIONS}
         server = {name: value for name, value in options.items() if name != "propagate_to"}
@@ -90,12 +88,14 @@ def uninstrument(target: aiohttp.ClientSession | web.Application | None = None) 
                 if not target.middlewares.frozen:
                     target.middlewares.remove(found)
     elif target is not None:
-        raise TypeError(
-            f"target must be an aiohttp.ClientSession or aiohttp.web.Application, not {type(target).__name__}"
-        )
+        raise _not_ours(target)
     else:
         _patches.restore()
         _sessions.uninstrument(None)
+
+
+def _not_ours(target: object) -> TypeError:
+    return TypeError(f"target must be an aiohttp.ClientSession or aiohttp.web.Application, not {type(target).__name__}")
 
 
 def _request_of(sessions: Sessions, original: Callable[..., Any]) -> Any:

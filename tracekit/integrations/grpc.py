@@ -26,7 +26,7 @@ import grpc.aio
 from ._grpc import KINDS, Client, Method, Server
 from ._grpc_aio import AioInterceptor
 from ._grpc_calls import AIO_METHODS, METHODS
-from ._grpc_handlers import Handlers, Interceptor, Sync
+from ._grpc_handlers import Handlers, Interceptor
 from ._http import report
 from ._patch import Patches
 
@@ -54,7 +54,7 @@ def server_interceptor(**options: Any) -> grpc.ServerInterceptor:
 
 def aio_server_interceptor(**options: Any) -> grpc.aio.ServerInterceptor:
     """Return an interceptor for ``grpc.aio.server()``; see ``server_interceptor()``."""
-    return AioInterceptor(Server(**options), Sync)
+    return AioInterceptor(Server(**options))
 
 
 def instrument(target: grpc.Channel | grpc.aio.Channel | None = None, **options: Any) -> None:
@@ -68,7 +68,7 @@ def instrument(target: grpc.Channel | grpc.aio.Channel | None = None, **options:
         client = Client(**options)
         if not hasattr(target, _FIELD):
             setattr(target, _FIELD, client)
-            for kind, wrap in _wrappers(target).items():
+            for kind, wrap in (AIO_METHODS if isinstance(target, grpc.aio.Channel) else METHODS).items():
                 setattr(target, kind, functools.partial(_made, client, wrap, getattr(target, kind), target))
         return
     if _patches.is_active:
@@ -81,7 +81,7 @@ def instrument(target: grpc.Channel | grpc.aio.Channel | None = None, **options:
     from grpc.aio import _channel as _aio_channel
     from grpc.aio import _server as _aio_servers
 
-    servers = ((_servers._Server, Interceptor(server)), (_aio_servers.Server, AioInterceptor(server, Sync)))
+    servers = ((_servers._Server, Interceptor(server)), (_aio_servers.Server, AioInterceptor(server)))
     for made, interceptor in servers:
         _patches.replace(made, "__init__", functools.partial(_init, interceptor))
         _patches.replace(made, "add_generic_rpc_handlers", _add_generic)
@@ -112,10 +112,6 @@ def _check(target: object) -> None:
         raise TypeError("a server gets its interceptors when it is made: interceptors=[server_interceptor()]")
     if not isinstance(target, grpc.Channel | grpc.aio.Channel):
         raise TypeError(f"target must be a grpc.Channel or grpc.aio.Channel, not {type(target).__name__}")
-
-
-def _wrappers(channel: Any) -> dict[str, Any]:
-    return AIO_METHODS if isinstance(channel, grpc.aio.Channel) else METHODS
 
 
 def _patched(client: Client, wrap: Any, original: Callable[..., Any]) -> Any:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 
+from ..exporters._otlp.messages import RESPONSE, encode_message
 from ..exporters.sqlite import StoreError
-from .receiver import protobuf_response
+from .receiver import response_of
 from .rows import Malformed
 from .store import MAX_REQUEST_BYTES, Busy, TooLarge
 
@@ -45,7 +46,7 @@ def start(store: SpanStore, port: int) -> tuple[Any, int]:
         except Busy:
             fail(grpc.StatusCode.UNAVAILABLE, "too many requests wait to be stored")
         try:
-            return protobuf_response(store.put(octets, signal))
+            return encode_message(response_of(store.put(octets, signal), signal), RESPONSE)
         except Malformed as error:
             fail(grpc.StatusCode.INVALID_ARGUMENT, f"cannot decode the request: {error}")
         except TooLarge:

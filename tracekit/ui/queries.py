@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..exporters._sqlite.ids import Last, last_ids
 from ..exporters._sqlite.logs import read_logs
-from ..exporters._sqlite.reader import read_span
+from ..exporters._sqlite.reader import ids_with, percentiles, read_span
 from ..exporters._sqlite.search import root_of
 from ..exporters.sqlite import SQLiteReader
 
@@ -88,11 +88,7 @@ class Queries(SQLiteReader):
         with self._snapshot() as connection:
             if connection is None:
                 return _NOTHING
-            rows = connection.execute(
-                "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT ?",
-                (prefix, prefix, limit),
-            ).fetchall()
-            traces = [_summary(connection, str(trace_id)) for (trace_id,) in rows]
+            traces = [_summary(connection, trace_id) for trace_id in ids_with(connection, prefix, limit)]
             store, last, _ = last_ids(connection)
             return {"traces": traces, "next": None, "last": last, "store": store}
 
@@ -254,13 +250,10 @@ def _covered_s(times: list[tuple[int, int]]) -> float:
 
 
 def _numbers(measured: list[tuple[int, bool]], seconds: float) -> dict[str, Any]:
-    durations = sorted([duration for duration, _ in measured])
-    count = len(durations)
-    percentiles = {
-        f"p{percent}_ns": durations[min(count - 1, count * percent // 100)] if count else 0 for percent in (50, 95, 99)
-    }
-    errors = sum([failed for _, failed in measured])
-    return {"count": count, "errors": errors, "per_s": count / seconds if seconds > 0 else 0.0, **percentiles}
+    p50, p95, p99 = percentiles(sorted([duration for duration, _ in measured]))
+    count, errors = len(measured), sum([failed for _, failed in measured])
+    per_s = count / seconds if seconds > 0 else 0.0
+    return {"count": count, "errors": errors, "per_s": per_s, "p50_ns": p50, "p95_ns": p95, "p99_ns": p99}
 
 
 def _logs(connection: sqlite3.Connection, trace_id: str, span_id: str | None, start_ns: int) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..debug._access import headers_by_name, is_local_origin, names_loopback
+from ..exporters._otlp.messages import RESPONSE, STATUS, encode_message
 from ..exporters.sqlite import StoreError
 from .rows import Malformed
 from .store import MAX_REQUEST_BYTES, Busy, TooLarge
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from ..exporters._otlp.messages import Schema
     from .store import Signal, SpanStore
 
 _BODY_S: Final = 30.0
@@ -29,7 +31,7 @@ _TYPES: Final = {"application/x-protobuf": False, "application/protobuf": False,
 _CODES: Final = {400: 3, 403: 7, 404: 12, 405: 12, 408: 4, 413: 8, 415: 3, 429: 8, 503: 14}
 _PATHS: Final[dict[str, Signal]] = {"/v1/traces": "traces", "/v1/logs": "logs"}
 _REJECTED_NAMES: Final = {"traces": "rejectedSpans", "logs": "rejectedLogRecords"}
-REJECTED: Final = "spans without a valid trace id and span id, or that the store cannot hold"
+_REJECTED_TEXT: Final = "spans without a valid trace id and span id, or that the store cannot hold"
 
 
 class _Failure(Exception):
@@ -87,14 +89,11 @@ class Receiver:
                 extra.append((b"retry-after", b"1"))
             if failure.status != 429:
                 extra.append((b"connection", b"close"))  # the rest of the body has not been read
-            await _answer(send, failure.status, *_status(failure, is_json), extra)
+            answer = {"code": _CODES[failure.status], "message": str(failure)}
+            await _answer(send, failure.status, *_encoded(answer, STATUS, is_json=is_json is not False), extra)
             return
-        if is_json:
-            name = _REJECTED_NAMES[signal]
-            partial = {"partialSuccess": {name: str(rejected), "errorMessage": REJECTED}} if rejected else {}
-            await _answer(send, 200, b"application/json", json.dumps(partial).encode(), extra)
-        else:
-            await _answer(send, 200, b"application/x-protobuf", protobuf_response(rejected), extra)
+        answer = response_of(rejected, signal)
+        await _answer(send, 200, *_encoded(answer, RESPONSE, is_json=is_json is True), extra)
 
     async def _export(
         self, signal: Signal, scope: Scope, receive: Receive, headers: dict[str, str], is_json: bool | None
@@ -159,30 +158,15 @@ async def _answer(send: Send, status: int, kind: bytes, body: bytes, extra: list
     await send({"type": "http.response.body", "body": body})
 
 
-def _status(failure: _Failure, is_json: bool | None) -> tuple[bytes, bytes]:
-    """Return the content type and the body of a ``google.rpc.Status``."""
-    code, text = _CODES[failure.status], str(failure)
-    if is_json is False:
-        return b"application/x-protobuf", _message(code, text)
-    return b"application/json", json.dumps({"code": code, "message": text}).encode()
+def _encoded(message: dict[str, Any], schema: Schema, *, is_json: bool) -> tuple[bytes, bytes]:
+    """Return the content type and the body of *message*."""
+    if is_json:
+        return b"application/json", json.dumps(message).encode()
+    return b"application/x-protobuf", encode_message(message, schema)
 
 
-def protobuf_response(rejected: int) -> bytes:
-    """Return an ``ExportTraceServiceResponse``, or that of logs, which has the same fields."""
-    partial = _message(rejected, REJECTED)
-    return b"\x0a" + _varint(len(partial)) + partial if rejected else b""
-
-
-def _message(number: int, text: str) -> bytes:
-    """Return a message with *number* in field 1 and *text* in field 2, as a status and a partial success have them."""
-    octets = text.encode()
-    return b"\x08" + _varint(number) + b"\x12" + _varint(len(octets)) + octets
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+def response_of(rejected: int, signal: Signal) -> dict[str, Any]:
+    """Return the response to a request of which *rejected* spans or records were not stored, in OTLP's JSON mapping."""
+    if not rejected:
+        return {}
+    return {"partialSuccess": {_REJECTED_NAMES[signal]: str(rejected), "errorMessage": _REJECTED_TEXT}}

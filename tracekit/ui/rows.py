@@ -7,6 +7,7 @@ import struct
 from base64 import b64encode
 from typing import Any, Final
 
+from .._core.attributes import unusual_text
 from .._core.records import KINDS
 
 Row = tuple[Any, ...]  # as SQLiteExporter.store() takes it
@@ -150,6 +151,4 @@ def double_text(bits: int) -> str:
 
 def number_text(number: float) -> str:
     """Return *number* as the store holds it in JSON."""
-    if number - number == 0:
-        return repr(number)
-    return '"NaN"' if number != number else '"Infinity"' if number > 0 else '"-Infinity"'
+    return repr(number) if number - number == 0 else f'"{unusual_text(number)}"'

@@ -12,9 +12,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from ..._core.attributes import CANCELLED_KEY
-from ..._core.records import KINDS
 from .._sqlite.cells import int_of
-from .values import key_values, mapping_of, request
+from .values import KIND_NUMBERS, STATUS_NUMBERS, key_values, mapping_of, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
     from .._sqlite.reader import StoredSpan
 
-_STATUSES = {"OK": 1, "ERROR": 2}
-_KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
 _TYPES = {bool: "bool", int: "int64", float: "float64"}
 _MAX_INT = 2**53 - 1  # Jaeger's API has larger ints as text, as a browser rounds the numbers of JSON
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
@@ -134,13 +131,13 @@ def _otlp(span: dict[str, Any], tags: dict[str, Any]) -> dict[str, Any]:
     is_error = str(tags.get("error", "")).lower() == "true"
     if is_error or tags.get("error") is False:  # else it is an attribute
         del tags["error"]
-    code = _STATUSES.get(str(tags.pop("otel.status_code", "")).upper(), 2 if is_error else 0)
+    code = STATUS_NUMBERS.get(str(tags.pop("otel.status_code", "")).lower(), 2 if is_error else 0)
     return {
         "traceId": _id(span["traceID"], 32),
         "spanId": _id(span["spanID"], 16),
         "parentSpanId": parents[0] if parents else _id(span.get("parentSpanID") or "", 16),
         "name": span["operationName"],
-        "kind": _KINDS.get(str(tags.pop("span.kind", "internal")), 1),
+        "kind": KIND_NUMBERS.get(str(tags.pop("span.kind", "internal")), 1),
         "startTimeUnixNano": start_ns,
         "endTimeUnixNano": start_ns + int(span["duration"]) * 1000,
         "status": {"code": code, "message": tags.pop("otel.status_description", "")},

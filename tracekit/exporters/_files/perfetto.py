@@ -19,8 +19,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..._core.attributes import CANCELLED_KEY
-from ..._core.records import KINDS
-from .values import key_values, mapping_of, request
+from .values import KIND_NUMBERS, STATUS_NUMBERS, key_values, mapping_of, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from .._sqlite.reader import StoredSpan
 
 _PREFIX = "attributes."
-_KINDS = {kind: number for number, kind in enumerate(KINDS, 1)}
-_CODES = {"ok": 1, "error": 2}
 
 
 if TYPE_CHECKING:
@@ -292,10 +289,10 @@ def _otlp(event: dict[str, Any], base: int, events: list[dict[str, Any]]) -> dic
         "spanId": details["span_id"],
         "parentSpanId": details["parent_id"],
         "name": event["name"],
-        "kind": _KINDS.get(event["cat"].partition(",")[0], 1),
+        "kind": KIND_NUMBERS.get(event["cat"].partition(",")[0], 1),
         "startTimeUnixNano": start_ns,
         "endTimeUnixNano": start_ns + round(event["dur"] * 1000),
-        "status": {"code": _CODES.get(status, 0), "message": "" if status == "cancelled" else description},
+        "status": {"code": STATUS_NUMBERS.get(status, 0), "message": "" if status == "cancelled" else description},
         "attributes": key_values(attributes),
         "events": events,
         "links": [

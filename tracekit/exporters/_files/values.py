@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from ..._core.records import KINDS
 from .._otlp.json import attributes_as_json
+
+KIND_NUMBERS = {kind: number for number, kind in enumerate(KINDS, 1)}  # of OTLP
+STATUS_NUMBERS = {"ok": 1, "error": 2}
 
 
 def key_values(attributes: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import math
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
 
-from ..._core.attributes import CANCELLED_KEY, int_text, whole
+from ..._core.attributes import CANCELLED_KEY, int_text, unusual_text, whole
 from ..._core.records import KINDS
 from ..._core.span import Span, dropped_parts
 from ..._version import SCHEMA_URL, __version__
@@ -141,9 +141,7 @@ def value_as_json(value: Any) -> dict[str, Any]:
         is_int64 = -(1 << 63) <= value < 1 << 63
         return {"intValue": str(value)} if is_int64 else {"stringValue": int_text(value)}
     if isinstance(value, float):
-        if math.isfinite(value):
-            return {"doubleValue": value}
-        return {"doubleValue": "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"}
+        return {"doubleValue": value if math.isfinite(value) else unusual_text(value)}
     if isinstance(value, bytes):
         return {"bytesValue": b64encode(value).decode("ascii")}
     if isinstance(value, tuple):

@@ -1,9 +1,10 @@
-"""Protocol buffers of OTLP's logs and metrics, made of the messages in OTLP's JSON mapping.
+"""Protocol buffers of OTLP's logs and metrics, and of answers, made of the messages in OTLP's JSON mapping.
 
 The encoders of these signals build one form, dicts, and this module has the field numbers: it is called once a second or
 less. Spans have their own, compiled encoder.
 
-Field numbers: opentelemetry/proto/logs/v1/logs.proto, metrics/v1/metrics.proto, common/v1/common.proto.
+Field numbers: opentelemetry/proto/logs/v1/logs.proto, metrics/v1/metrics.proto, common/v1/common.proto, those of the
+answers in collector/trace/v1/trace_service.proto, its like for logs, and google/rpc/status.proto.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ _METRIC: Final = _fields("1 name text, 2 description text, 3 unit text") | {
 }
 _SCOPE_METRICS: Final[Schema] = {"scope": (1, _SCOPE), "metrics": (2, _METRIC)}
 METRICS: Final[Schema] = {"resourceMetrics": (1, {"resource": (1, _RESOURCE), "scopeMetrics": (2, _SCOPE_METRICS)})}
+
+_PARTIAL_SUCCESS: Final = _fields("1 rejectedSpans varint, 1 rejectedLogRecords varint, 2 errorMessage text")
+RESPONSE: Final[Schema] = {"partialSuccess": (1, _PARTIAL_SUCCESS)}
+STATUS: Final = _fields("1 code varint, 2 message text")
 
 _WIRE: Final = {"varint": 0, "zigzag": 0, "fixed64": 1, "double": 1, "fixed32": 5}  # all others: 2, counted octets
 

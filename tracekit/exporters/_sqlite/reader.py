@@ -212,11 +212,8 @@ class SQLiteReader:
     def find(self, prefix: str) -> str:
         """Return the id of the one trace whose id begins with *prefix*, in any case."""
         start = whole(prefix.lower())
-        # "g" is past every hex digit.
-        rows = self._rows(
-            "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT 4", (start, start)
-        )
-        found: list[str] = [trace_id for (trace_id,) in rows]
+        with self._snapshot() as connection:
+            found = [] if connection is None else ids_with(connection, start, 4)
         if len(found) == 1:
             return found[0]
         if not found:
@@ -299,7 +296,7 @@ class SQLiteReader:
                 for _, _, took_ns, is_error in group:
                     took.append(took_ns)
                     errors += bool(is_error)
-                found.append(Figures(str(of_service), str(of_name), len(took), errors, *_percentiles(took)))
+                found.append(Figures(str(of_service), str(of_name), len(took), errors, *percentiles(took), took[-1]))
         return sorted(found, key=lambda row: (-row.spans, row.service, row.name))
 
     def is_replaced(self) -> bool:
@@ -359,10 +356,18 @@ class SQLiteReader:
             raise explain(error, self.path) from error
 
 
-def _percentiles(ordered: Sequence[int]) -> tuple[int, int, int, int]:
+def ids_with(connection: sqlite3.Connection, prefix: str, limit: int) -> list[str]:
+    """Return up to *limit* ids of traces that begin with *prefix*, hex digits in lower case."""
+    # "g" is past every hex digit.
+    query = "SELECT DISTINCT trace_id FROM spans WHERE trace_id >= ? AND trace_id < ? || 'g' LIMIT ?"
+    return [str(trace_id) for (trace_id,) in connection.execute(query, (prefix, prefix, limit))]
+
+
+def percentiles(ordered: Sequence[int]) -> tuple[int, int, int]:
+    """Return the 50th, 95th and 99th percentile of *ordered*, one of its numbers each, or 0 if it has none."""
     last = len(ordered) - 1
-    p50, p95, p99 = (ordered[min(last, len(ordered) * percent // 100)] for percent in (50, 95, 99))
-    return p50, p95, p99, ordered[last]
+    p50, p95, p99 = (ordered[min(last, len(ordered) * percent // 100)] if ordered else 0 for percent in (50, 95, 99))
+    return p50, p95, p99
 
 
 def read_span(connection: sqlite3.Connection, id: int | None) -> StoredSpan:
