@@ -25,7 +25,7 @@ from ._arguments import recorder
 from .by_hand import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
     from types import CodeType, FrameType
 
     from .._core.scopes import Scope
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 @overload
@@ -329,7 +330,7 @@ def _traced_async_generator(
             try:
                 enter()
                 generator = function(*args, **kwargs)
-                item = await anext(generator)
+                item = await first_step(generator)
             finally:
                 leave()
             send = generator.asend
@@ -366,6 +367,19 @@ def _traced_async_generator(
             error = None  # whose traceback refers to this frame
 
     return steps
+
+
+def first_step(generator: AsyncGenerator[T, Any]) -> Awaitable[T]:
+    """Return the awaitable of the first step of *generator*, which another one steps and closes.
+
+    asyncio and trio are not told of it: at their end they would close it themselves, beside or before the other one.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    try:
+        sys.set_asyncgen_hooks(None, None)
+        return anext(generator)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 class _Steps:
