@@ -279,6 +279,26 @@ async def test_an_async_generator_left_early_ends_once_as_cancelled(leave, anyio
 
 
 @pytest.mark.anyio
+async def test_an_async_context_manager_that_suppresses_all_suppresses_the_end_of_a_generator(anyio_backend, exporter):
+    @contextlib.asynccontextmanager
+    @traced("suppress")
+    async def suppress():
+        with contextlib.suppress(BaseException):
+            yield
+
+    async def body():
+        async with suppress():
+            yield
+        with tracekit.span("after"):
+            pass
+
+    steps = body()
+    await anext(steps)
+    await steps.aclose()
+    assert span_tree(exporter.spans) == "suppress [cancelled]\nafter"
+
+
+@pytest.mark.anyio
 async def test_sent_values_and_thrown_errors_reach_the_body(anyio_backend, exporter):
     @traced("body")
     async def body():

@@ -181,7 +181,7 @@ def test_an_error_while_it_is_closed_is_the_generators_outcome(exporter):
     assert span_tree(exporter.spans) == "body [error]"
 
 
-def test_a_generator_that_ignores_its_close_is_told_so(exporter):
+def test_a_generator_that_ignores_its_close_goes_on(exporter):
     @traced("body")
     def body():
         try:
@@ -193,7 +193,28 @@ def test_a_generator_that_ignores_its_close_is_told_so(exporter):
     next(steps)
     with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
         steps.close()
-    assert span_tree(exporter.spans) == "body [error]"
+    assert not exporter.spans
+    assert list(steps) == []
+    assert span_tree(exporter.spans) == "body"
+
+
+def test_a_context_manager_that_suppresses_all_suppresses_the_end_of_a_generator(exporter):
+    @contextlib.contextmanager
+    @traced("suppress")
+    def suppress():
+        with contextlib.suppress(BaseException):
+            yield
+
+    def body():
+        with suppress():
+            yield
+        with tracekit.span("after"):
+            pass
+
+    steps = body()
+    next(steps)
+    steps.close()
+    assert span_tree(exporter.spans) == "suppress [cancelled]\nafter"
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same thread", "other threads"])

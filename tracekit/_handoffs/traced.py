@@ -275,23 +275,15 @@ def _traced_generator(
             while True:
                 try:
                     sent = yield item
-                except GeneratorExit as exit:
-                    error = exit
-                    close: Callable[[], Any] = generator.close
-                    try:
-                        enter()
-                        result = close()
-                    finally:
-                        leave()
-                    if result is not None:
-                        return result  # which close() returns since Python 3.13
-                    raise
                 except BaseException as thrown:
+                    # Thrown in and not close(), as the body may go on: that of a context manager which suppresses it does.
+                    error = thrown if isinstance(thrown, GeneratorExit) else None
                     try:
                         enter()
                         item = generator.throw(thrown)
                     finally:
                         leave()
+                    error = None
                 else:
                     try:
                         enter()
@@ -337,20 +329,14 @@ def _traced_async_generator(
             while True:
                 try:
                     sent = yield item
-                except GeneratorExit as exit:
-                    error = exit
-                    try:
-                        enter()
-                        await generator.aclose()
-                    finally:
-                        leave()
-                    raise
                 except BaseException as thrown:
+                    error = thrown if isinstance(thrown, GeneratorExit) else None
                     try:
                         enter()
                         item = await generator.athrow(thrown)
                     finally:
                         leave()
+                    error = None
                 else:
                     try:
                         enter()
