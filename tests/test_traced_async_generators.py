@@ -321,6 +321,23 @@ async def test_sent_values_and_thrown_errors_reach_the_body(anyio_backend, expor
 
 
 @pytest.mark.anyio
+async def test_an_error_thrown_in_is_no_context_of_later_errors(anyio_backend, exporter):
+    @traced
+    async def body():
+        with contextlib.suppress(KeyError):
+            yield
+        try:
+            raise ValueError("later")
+        except ValueError as error:
+            yield error.__context__
+
+    steps = body()
+    await anext(steps)
+    assert await steps.athrow(KeyError("thrown")) is None
+    await steps.aclose()
+
+
+@pytest.mark.anyio
 async def test_an_error_in_an_async_body_is_its_outcome(anyio_backend, exporter):
     @traced("body")
     async def body():

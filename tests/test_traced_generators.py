@@ -124,6 +124,21 @@ def test_closing_a_generator_returns_what_closing_its_body_does(exporter):
     ]
 
 
+def test_an_error_thrown_in_is_no_context_of_later_errors(exporter):
+    @traced
+    def body():
+        with contextlib.suppress(KeyError):
+            yield
+        try:
+            raise ValueError("later")
+        except ValueError as error:
+            yield error.__context__
+
+    steps = body()
+    next(steps)
+    assert steps.throw(KeyError("thrown")) is None
+
+
 def test_an_error_thrown_in_that_the_body_lets_through_is_the_spans_outcome(exporter):
     steps = counting()
     next(steps)

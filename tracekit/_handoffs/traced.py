@@ -260,6 +260,7 @@ def _traced_generator(
     def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         opened, body = _open(start, under)
         error: BaseException | None = None
+        thrown: BaseException | None = None
         try:
             if record is not None:
                 record(opened, args, kwargs)
@@ -275,29 +276,25 @@ def _traced_generator(
             while True:
                 try:
                     sent = yield item
-                except BaseException as thrown:
-                    # Thrown in and not close(), as the body may go on: that of a context manager which suppresses it does.
-                    error = thrown if isinstance(thrown, GeneratorExit) else None
-                    try:
-                        enter()
-                        item = generator.throw(thrown)
-                    finally:
-                        leave()
-                    error = None
-                else:
-                    try:
-                        enter()
-                        item = send(sent)
-                    finally:
-                        leave()
+                except BaseException as caught:
+                    thrown = caught
+                try:
+                    enter()
+                    # After "except", or later exceptions of the body have it as their context. It may be GeneratorExit
+                    # as well: close() would not let the body go on.
+                    item = send(sent) if thrown is None else generator.throw(thrown)
+                finally:
+                    leave()
+                thrown = None
         except StopIteration as stop:
+            error = thrown if isinstance(thrown, GeneratorExit) else None
             return stop.value
         except BaseException as raised:
             error = raised
             raise
         finally:
             body.close(opened, error)
-            error = None  # whose traceback refers to this frame
+            error = thrown = None  # whose traceback refers to this frame
 
     return steps
 
@@ -314,6 +311,7 @@ def _traced_async_generator(
     async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
         opened, body = _open(start, under)
         error: BaseException | None = None
+        thrown: BaseException | None = None
         try:
             if record is not None:
                 record(opened, args, kwargs)
@@ -329,28 +327,22 @@ def _traced_async_generator(
             while True:
                 try:
                     sent = yield item
-                except BaseException as thrown:
-                    error = thrown if isinstance(thrown, GeneratorExit) else None
-                    try:
-                        enter()
-                        item = await generator.athrow(thrown)
-                    finally:
-                        leave()
-                    error = None
-                else:
-                    try:
-                        enter()
-                        item = await send(sent)
-                    finally:
-                        leave()
+                except BaseException as caught:
+                    thrown = caught
+                try:
+                    enter()
+                    item = await (send(sent) if thrown is None else generator.athrow(thrown))
+                finally:
+                    leave()
+                thrown = None
         except StopAsyncIteration:
-            return
+            error = thrown if isinstance(thrown, GeneratorExit) else None
         except BaseException as raised:
             error = raised
             raise
         finally:
             body.close(opened, error)
-            error = None  # whose traceback refers to this frame
+            error = thrown = None  # whose traceback refers to this frame
 
     return steps
 
