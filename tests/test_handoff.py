@@ -439,6 +439,21 @@ async def test_an_error_that_is_thrown_in_can_be_handled_inside():
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("is_wrapped", [False, True])
+async def test_an_error_that_is_thrown_in_and_handled_is_no_context_of_later_errors(is_wrapped):
+    async def job():
+        with anyio.move_on_after(0):
+            await anyio.sleep_forever()
+        try:
+            raise ValueError("later")
+        except ValueError as error:
+            return error.__context__
+
+    run = tracekit.wrap(job) if is_wrapped else lambda: run_in_context(contextvars.copy_context(), job)
+    assert await run() is None
+
+
+@pytest.mark.anyio
 async def test_contexts_nest_and_one_that_is_running_is_refused_as_ever():
     async def inner():
         await anyio.lowlevel.checkpoint()

@@ -279,6 +279,26 @@ async def test_an_async_generator_left_early_ends_once_as_cancelled(leave, anyio
 
 
 @pytest.mark.anyio
+async def test_an_async_context_manager_that_suppresses_all_suppresses_the_end_of_a_generator(anyio_backend, exporter):
+    @contextlib.asynccontextmanager
+    @traced("suppress")
+    async def suppress():
+        with contextlib.suppress(BaseException):
+            yield
+
+    async def body():
+        async with suppress():
+            yield
+        with tracekit.span("after"):
+            pass
+
+    steps = body()
+    await anext(steps)
+    await steps.aclose()
+    assert span_tree(exporter.spans) == "suppress [cancelled]\nafter"
+
+
+@pytest.mark.anyio
 async def test_sent_values_and_thrown_errors_reach_the_body(anyio_backend, exporter):
     @traced("body")
     async def body():
@@ -298,6 +318,23 @@ async def test_sent_values_and_thrown_errors_reach_the_body(anyio_backend, expor
     with pytest.raises(StopAsyncIteration):
         await steps.asend("stop")
     assert span_tree(exporter.spans) == "body"
+
+
+@pytest.mark.anyio
+async def test_an_error_thrown_in_is_no_context_of_later_errors(anyio_backend, exporter):
+    @traced
+    async def body():
+        with contextlib.suppress(KeyError):
+            yield
+        try:
+            raise ValueError("later")
+        except ValueError as error:
+            yield error.__context__
+
+    steps = body()
+    await anext(steps)
+    assert await steps.athrow(KeyError("thrown")) is None
+    await steps.aclose()
 
 
 @pytest.mark.anyio
@@ -399,25 +436,27 @@ async def test_a_task_that_is_cancelled_ends_its_coroutines_span_as_cancelled(an
     assert span_tree(exporter.spans) == "work [cancelled]\n  inner [cancelled]"
 
 
-def test_an_async_generator_alive_when_its_loop_ends_is_closed_by_it(exporter):
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("run", [asyncio.run, trio.run], ids=["asyncio", "trio"])
+def test_async_generators_alive_when_their_loop_ends_are_closed_by_it_once(run, is_streamed, exporter):
+    """The loop knows them alone, and not the generators of the program inside, which they close."""
     kept = []
 
+    async def body():
+        try:
+            yield
+        finally:
+            with tracekit.span("cleanup"):
+                if run is asyncio.run:  # trio cancels it
+                    await asyncio.sleep(0)
+
     async def main():
-        steps = async_counting()
-        kept.append(steps)
-        await anext(steps)
+        if run is asyncio.run:
+            asyncio.get_running_loop().set_exception_handler(lambda loop, context: kept.append(context))
+        for _ in range(10):
+            kept.append(tracekit.stream(body(), "body") if is_streamed else traced("body")(body)())
+            await anext(kept[-1])
 
-    asyncio.run(main())
-    kept.append(exporter.spans)
-    assert span_tree(kept[-1]) == "body [cancelled]\n  step 0 [cancelled]"
-    exporter.clear()
-    kept.clear()
-
-    async def trio_main():
-        steps = async_counting()
-        kept.append(steps)
-        await anext(steps)
-
-    trio.run(trio_main)
-    assert {span.status.code for span in exporter.spans} <= {"cancelled", "error"}
-    assert len(exporter.spans) == 2
+    run(main() if run is asyncio.run else main)
+    assert len(kept) == 10
+    assert span_tree(exporter.spans).splitlines() == ["body [cancelled]", "  cleanup"] * 10

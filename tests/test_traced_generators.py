@@ -124,6 +124,21 @@ def test_closing_a_generator_returns_what_closing_its_body_does(exporter):
     ]
 
 
+def test_an_error_thrown_in_is_no_context_of_later_errors(exporter):
+    @traced
+    def body():
+        with contextlib.suppress(KeyError):
+            yield
+        try:
+            raise ValueError("later")
+        except ValueError as error:
+            yield error.__context__
+
+    steps = body()
+    next(steps)
+    assert steps.throw(KeyError("thrown")) is None
+
+
 def test_an_error_thrown_in_that_the_body_lets_through_is_the_spans_outcome(exporter):
     steps = counting()
     next(steps)
@@ -181,7 +196,7 @@ def test_an_error_while_it_is_closed_is_the_generators_outcome(exporter):
     assert span_tree(exporter.spans) == "body [error]"
 
 
-def test_a_generator_that_ignores_its_close_is_told_so(exporter):
+def test_a_generator_that_ignores_its_close_goes_on(exporter):
     @traced("body")
     def body():
         try:
@@ -193,7 +208,28 @@ def test_a_generator_that_ignores_its_close_is_told_so(exporter):
     next(steps)
     with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
         steps.close()
-    assert span_tree(exporter.spans) == "body [error]"
+    assert not exporter.spans
+    assert list(steps) == []
+    assert span_tree(exporter.spans) == "body"
+
+
+def test_a_context_manager_that_suppresses_all_suppresses_the_end_of_a_generator(exporter):
+    @contextlib.contextmanager
+    @traced("suppress")
+    def suppress():
+        with contextlib.suppress(BaseException):
+            yield
+
+    def body():
+        with suppress():
+            yield
+        with tracekit.span("after"):
+            pass
+
+    steps = body()
+    next(steps)
+    steps.close()
+    assert span_tree(exporter.spans) == "suppress [cancelled]\nafter"
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same thread", "other threads"])

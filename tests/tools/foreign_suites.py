@@ -51,7 +51,7 @@ def _cpythons(*names: str) -> tuple[str, ...]:
 
 
 _HOOKS = ("threads", "subprocess")
-_MAKE_NO_SPANS = {"threads", "logging", "structlog"}
+_MAKE_NO_SPANS = {"threads", "logging", "structlog", "loguru"}
 _WEB = ("tests", "-W", "ignore", "-c", "/dev/null", "--rootdir=.")  # -c drops options that need a coverage plugin
 SUITES = {
     "starlette": Suite(("asgi",), ("tests",), "python-multipart itsdangerous"),
@@ -104,6 +104,12 @@ SUITES = {
     "concurrent.futures": Suite(_HOOKS, _cpythons("concurrent_futures")),
     "subprocess": Suite(_HOOKS, _cpythons("subprocess", "signal", "fork1")),
     "multiprocessing": Suite(_HOOKS, _cpythons("multiprocessing_fork")),
+    "sys": Suite(
+        _HOOKS,
+        _cpythons(
+            "sys_settrace", "sys_setprofile", "faulthandler", "atexit", "inspect", "functools", "unittest", "ssl"
+        ),
+    ),
     "logging": Suite(("logging",), ("-p", "no:logging", *_cpythons("logging"))),
     "xmlrpc": Suite(("http_server", "http_client"), ("--pyargs", "test.test_xmlrpc", "test.test_docxmlrpc")),
     "sqlalchemy": Suite(
@@ -135,6 +141,16 @@ SUITES = {
         ("taskiq",), ("tests", "--ignore=tests/opentelemetry"), "freezegun polyfactory orjson cbor2 msgpack"
     ),
     "structlog": Suite(("structlog", "logging"), ("tests", "-p", "asyncio"), "simplejson time-machine"),
+    "loguru": Suite(("loguru",), ("tests",), "freezegun colorama pytest-mypy-plugins"),
+    "arq": Suite(("arq",), ("tests", "-p", "asyncio"), "msgpack dirty-equals pytest-mock testcontainers"),
+    "janus": Suite(_HOOKS, ("tests", "-p", "asyncio"), "pytest-asyncio"),
+    "aiosqlite": Suite(_HOOKS, ("aiosqlite/tests/smoke.py", "aiosqlite/tests/perf.py")),
+    "asgiref": Suite(_HOOKS, ("tests", "-p", "asyncio"), "pytest-asyncio"),
+    "tornado": Suite(
+        _HOOKS,
+        tuple(f"tornado/test/{name}_test.py" for name in ("gen", "ioloop", "concurrent", "locks", "queues", "asyncio")),
+    ),
+    "huey": Suite(_HOOKS, ("huey/tests",)),
 }
 ALONE = [
     *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:tracekit", "-p", "no:asyncio", "-p", "no:ddtrace"),
@@ -297,6 +313,8 @@ class Traced:
             return (yield)
         import tracekit
 
+        if "loguru" in self.suite.integrations:  # whose tests begin with a new logger each
+            importlib.import_module("tracekit.integrations.loguru").instrument()
         with tracekit.span(item.nodeid):
             return (yield)
 

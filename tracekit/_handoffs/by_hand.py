@@ -182,6 +182,7 @@ async def _in_context(context: contextvars.Context, function: Any, args: Any, kw
 
 @types.coroutine
 def _steps(context: contextvars.Context, steps: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
+    thrown: list[BaseException] = []
     try:
         waiting = context.run(next, steps)
         while True:
@@ -190,8 +191,11 @@ def _steps(context: contextvars.Context, steps: Generator[Any, Any, R]) -> Gener
             except GeneratorExit:
                 context.run(steps.close)
                 raise
-            except BaseException as thrown:
-                waiting = context.run(steps.throw, thrown)
+            except BaseException as exc:
+                thrown.append(exc)
+            # Not within the handler, whose exception would become the context of later ones.
+            if thrown:
+                waiting = context.run(steps.throw, thrown.pop())
             else:
                 # As "await" does: an iterator need not have send().
                 waiting = context.run(next, steps) if sent is None else context.run(steps.send, sent)

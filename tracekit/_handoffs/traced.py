@@ -25,7 +25,7 @@ from ._arguments import recorder
 from .by_hand import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
     from types import CodeType, FrameType
 
     from .._core.scopes import Scope
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 @overload
@@ -259,6 +260,7 @@ def _traced_generator(
     def steps(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
         opened, body = _open(start, under)
         error: BaseException | None = None
+        thrown: BaseException | None = None
         try:
             if record is not None:
                 record(opened, args, kwargs)
@@ -274,37 +276,25 @@ def _traced_generator(
             while True:
                 try:
                     sent = yield item
-                except GeneratorExit as exit:
-                    error = exit
-                    close: Callable[[], Any] = generator.close
-                    try:
-                        enter()
-                        result = close()
-                    finally:
-                        leave()
-                    if result is not None:
-                        return result  # which close() returns since Python 3.13
-                    raise
-                except BaseException as thrown:
-                    try:
-                        enter()
-                        item = generator.throw(thrown)
-                    finally:
-                        leave()
-                else:
-                    try:
-                        enter()
-                        item = send(sent)
-                    finally:
-                        leave()
+                except BaseException as caught:
+                    thrown = caught
+                try:
+                    enter()
+                    # After "except", or later exceptions of the body have it as their context. It may be GeneratorExit
+                    # as well: close() would not let the body go on.
+                    item = send(sent) if thrown is None else generator.throw(thrown)
+                finally:
+                    leave()
+                thrown = None
         except StopIteration as stop:
+            error = thrown if isinstance(thrown, GeneratorExit) else None
             return stop.value
         except BaseException as raised:
             error = raised
             raise
         finally:
             body.close(opened, error)
-            error = None  # whose traceback refers to this frame
+            error = thrown = None  # whose traceback refers to this frame
 
     return steps
 
@@ -321,6 +311,7 @@ def _traced_async_generator(
     async def steps(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
         opened, body = _open(start, under)
         error: BaseException | None = None
+        thrown: BaseException | None = None
         try:
             if record is not None:
                 record(opened, args, kwargs)
@@ -329,43 +320,44 @@ def _traced_async_generator(
             try:
                 enter()
                 generator = function(*args, **kwargs)
-                item = await anext(generator)
+                item = await first_step(generator)
             finally:
                 leave()
             send = generator.asend
             while True:
                 try:
                     sent = yield item
-                except GeneratorExit as exit:
-                    error = exit
-                    try:
-                        enter()
-                        await generator.aclose()
-                    finally:
-                        leave()
-                    raise
-                except BaseException as thrown:
-                    try:
-                        enter()
-                        item = await generator.athrow(thrown)
-                    finally:
-                        leave()
-                else:
-                    try:
-                        enter()
-                        item = await send(sent)
-                    finally:
-                        leave()
+                except BaseException as caught:
+                    thrown = caught
+                try:
+                    enter()
+                    item = await (send(sent) if thrown is None else generator.athrow(thrown))
+                finally:
+                    leave()
+                thrown = None
         except StopAsyncIteration:
-            return
+            error = thrown if isinstance(thrown, GeneratorExit) else None
         except BaseException as raised:
             error = raised
             raise
         finally:
             body.close(opened, error)
-            error = None  # whose traceback refers to this frame
+            error = thrown = None  # whose traceback refers to this frame
 
     return steps
+
+
+def first_step(generator: AsyncGenerator[T, Any]) -> Awaitable[T]:
+    """Return the awaitable of the first step of *generator*, which another one steps and closes.
+
+    asyncio and trio are not told of it: at their end they would close it themselves, beside or before the other one.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    try:
+        sys.set_asyncgen_hooks(None, None)
+        return anext(generator)
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 class _Steps:
