@@ -719,7 +719,8 @@ def test_a_child_of_multiprocessing_delivers_at_its_exit(method, before, target,
     assert lines[-1] == "shutdown"
 
 
-def test_a_child_of_multiprocessing_that_imports_late_delivers_too(tmp_path, fork_only):
+@pytest.mark.parametrize("when", ["late", "early"])
+def test_a_child_of_multiprocessing_that_configures_in_an_import_delivers_too(when, tmp_path, fork_only):
     (tmp_path / "late.py").write_text(
         textwrap.dedent(LINES) + "\ntracekit.configure(exporter=Lines(), export_interval_s=3600)\n"
     )
@@ -727,6 +728,10 @@ def test_a_child_of_multiprocessing_that_imports_late_delivers_too(tmp_path, for
         textwrap.dedent(
             """
             import multiprocessing
+            import sys
+
+            if "early" in sys.argv:
+                import late
 
             def job():
                 import late
@@ -741,7 +746,8 @@ def test_a_child_of_multiprocessing_that_imports_late_delivers_too(tmp_path, for
         )
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "program.py"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        [sys.executable, "-W", "ignore", "program.py", when], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["child's root unset", "shutdown"] * 3
+    parents = ["shutdown"] if when == "early" else []
+    assert done.stdout.splitlines() == ["child's root unset", "shutdown"] * 3 + parents
