@@ -676,6 +676,53 @@ def test_a_fork_of_a_fork_works_like_a_fork(fork_only):
     ]
 
 
+UWSGI = """
+    import ctypes, os, sys, types
+    uwsgi = sys.modules["uwsgi"] = types.ModuleType("uwsgi")
+"""
+WORKERS = """
+    tracekit.configure(exporter=Lines(), export_interval_s=3600)
+    try:
+        import uwsgidecorators
+        uwsgidecorators.chain.append(lambda: os.write(1, b"the program's hook\\n"))
+    except ImportError:
+        pass
+    tracekit.span("master's").end()
+    assert tracekit.flush(60)
+    for _ in range(2):
+        if not {fork}():
+            uwsgi.post_fork_hook()
+            assert tracekit._configure.current_resource()["process.pid"] == os.getpid()
+            span = tracekit.span("worker's")
+            span.end()
+            uwsgi.post_fork_hook()  # as in a worker for which it has not forked
+            assert tracekit.flush(60)
+            os.write(1, f"id {{span.context.span_id}}\\n".encode())
+            os._exit(0)
+        assert os.wait()[1] == 0
+"""
+
+
+@pytest.mark.parametrize("fork", ["ctypes.PyDLL(None).fork", "os.fork"])  # without and with the handlers of Python
+@pytest.mark.parametrize("has_decorators", [False, True])
+def test_workers_of_uwsgi_begin_anew_whatever_handlers_it_calls(fork, has_decorators, tmp_path, fork_only):
+    if has_decorators:
+        (tmp_path / "uwsgidecorators.py").write_text(
+            "import uwsgi\nchain = []\nuwsgi.post_fork_hook = lambda: [call() for call in chain]\n"
+        )
+    program = "".join(map(textwrap.dedent, (UWSGI, LINES, WORKERS.format(fork=fork))))
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "program.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    ids = {line for line in lines if line.startswith("id ")}
+    assert len(ids) == 2
+    own = ["the program's hook"] * has_decorators
+    expected = ["master's root unset", *[*own, *own, "worker's root unset"] * 2, "shutdown"]
+    assert [line for line in lines if line not in ids] == expected
+
+
 MULTIPROCESSING = """
     import multiprocessing
 

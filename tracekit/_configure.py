@@ -17,6 +17,7 @@ from ._core.scopes import context_scope, current_context
 from ._core.span import after_fork, set_tracer
 from ._core.stdlib import MappingProxyType
 from ._core.tracer import Tracer
+from ._forks import call_in_child
 from ._version import __version__
 
 TYPE_CHECKING = False
@@ -450,6 +451,5 @@ def _finish(**_: object) -> None:
     shutdown()
 
 
-if hasattr(os, "register_at_fork"):
-    # Needed without configure() too: the random words drawn ahead must not be the parent's.
-    os.register_at_fork(after_in_child=_after_fork)
+# Needed without configure() too: the random words drawn ahead must not be the parent's.
+call_in_child(_after_fork)
