@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -674,6 +675,42 @@ def test_a_fork_of_a_fork_works_like_a_fork(fork_only):
         "parent's root unset",
         "shutdown",
     ]
+
+
+INTERRUPTED = """
+    import signal
+
+    class Text(Lines):
+        def shutdown(self):
+            exec("1")  # as collections.namedtuple() does in an import
+
+    tracekit.configure(exporter=Text())
+    tracekit.span("a").end()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as error:
+        {then}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [
+        ("raise", -signal.SIGINT),
+        ("sys.exit(3)", 3),
+        # Printed by a library, an interactive one and one in C, and the program goes on.
+        ("sys.ps1, sys.last_type, sys.last_traceback = '>', KeyboardInterrupt, error.__traceback__", 0),
+        ("sys.last_type, sys.last_traceback = KeyboardInterrupt, None", 0),
+    ],
+)
+@pytest.mark.parametrize("is_module", [False, True])
+def test_ctrl_c_alone_ends_the_program_by_its_signal_whatever_an_exporter_executes(then, code, is_module, tmp_path):
+    (tmp_path / "program.py").write_text(textwrap.dedent(LINES) + textwrap.dedent(INTERRUPTED.format(then=then)))
+    command = [sys.executable, *(["-m", "program"] if is_module else ["program.py"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "a root unset\n")
+    assert ("Traceback" in done.stderr) == (code == -signal.SIGINT)
 
 
 UWSGI = """

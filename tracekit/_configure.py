@@ -401,10 +401,35 @@ def _started() -> Pipeline:
             if _pipeline is None:  # otherwise a signal handler or another thread has made it
                 _pipeline = made
         if _pipeline is made:
-            atexit.register(shutdown)
+            atexit.register(_at_exit)
             made.finish_in_child()
             _finish_before_celery()
     return _pipeline
+
+
+_OUTERMOST = (("__main__", "<module>"), ("runpy", "_run_module_as_main"))
+
+
+def _at_exit() -> None:
+    shutdown()
+    if _is_interrupted():
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            pass
+
+
+def _is_interrupted() -> bool:
+    """Return whether a ``KeyboardInterrupt`` has ended the program, which CPython then ends by SIGINT.
+
+    CPython forgets that where text is executed meanwhile, as in the imports of many modules, and remembers it where that
+    text is left by a ``KeyboardInterrupt``.
+    """
+    # The outermost one: of the program, or of runpy for python -m; of neither where C called Python and printed the error.
+    frame = getattr(getattr(sys, "last_traceback", None), "tb_frame", None)
+    if frame is None or sys.last_type is not KeyboardInterrupt or hasattr(sys, "ps1"):
+        return False
+    return (frame.f_globals.get("__name__"), frame.f_code.co_name) in _OUTERMOST
 
 
 def _use_exporter(pipeline: Pipeline, exporter: Exporter | None) -> None:
