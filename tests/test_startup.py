@@ -46,6 +46,7 @@ EAGER = {
     "tracekit._core.stdlib",
     "tracekit._core.tracer",
     "tracekit._core.tracestate",
+    "tracekit._forks",
     "tracekit._version",
 }
 FORM = {

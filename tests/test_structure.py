@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).parent.parent
 # ``python -m tests.test_structure`` writes them into ARCHITECTURE.md.
 LAYERS = [
     {
+        "_forks": "calls in the child of a fork, also in the workers of uWSGI",
         "_version": "the version",
         "_plugins": "the parts that lower modules load by name: exporters, debug pages, the bridge; names only",
         "_words": "names of other tracers, and what to write instead",

@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -676,6 +677,89 @@ def test_a_fork_of_a_fork_works_like_a_fork(fork_only):
     ]
 
 
+INTERRUPTED = """
+    import signal
+
+    class Text(Lines):
+        def shutdown(self):
+            exec("1")  # as collections.namedtuple() does in an import
+
+    tracekit.configure(exporter=Text())
+    tracekit.span("a").end()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as error:
+        {then}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [
+        ("raise", -signal.SIGINT),
+        ("sys.exit(3)", 3),
+        # Printed by a library, an interactive one and one in C, and the program goes on.
+        ("sys.ps1, sys.last_type, sys.last_traceback = '>', KeyboardInterrupt, error.__traceback__", 0),
+        ("sys.last_type, sys.last_traceback = KeyboardInterrupt, None", 0),
+    ],
+)
+@pytest.mark.parametrize("is_module", [False, True])
+def test_ctrl_c_alone_ends_the_program_by_its_signal_whatever_an_exporter_executes(then, code, is_module, tmp_path):
+    (tmp_path / "program.py").write_text(textwrap.dedent(LINES) + textwrap.dedent(INTERRUPTED.format(then=then)))
+    command = [sys.executable, *(["-m", "program"] if is_module else ["program.py"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "a root unset\n")
+    assert ("Traceback" in done.stderr) == (code == -signal.SIGINT)
+
+
+UWSGI = """
+    import ctypes, os, sys, types
+    uwsgi = sys.modules["uwsgi"] = types.ModuleType("uwsgi")
+"""
+WORKERS = """
+    tracekit.configure(exporter=Lines(), export_interval_s=3600)
+    try:
+        import uwsgidecorators
+        uwsgidecorators.chain.append(lambda: os.write(1, b"the program's hook\\n"))
+    except ImportError:
+        pass
+    tracekit.span("master's").end()
+    assert tracekit.flush(60)
+    for _ in range(2):
+        if not {fork}():
+            uwsgi.post_fork_hook()
+            assert tracekit._configure.current_resource()["process.pid"] == os.getpid()
+            span = tracekit.span("worker's")
+            span.end()
+            uwsgi.post_fork_hook()  # as in a worker for which it has not forked
+            assert tracekit.flush(60)
+            os.write(1, f"id {{span.context.span_id}}\\n".encode())
+            os._exit(0)
+        assert os.wait()[1] == 0
+"""
+
+
+@pytest.mark.parametrize("fork", ["ctypes.PyDLL(None).fork", "os.fork"])  # without and with the handlers of Python
+@pytest.mark.parametrize("has_decorators", [False, True])
+def test_workers_of_uwsgi_begin_anew_whatever_handlers_it_calls(fork, has_decorators, tmp_path, fork_only):
+    if has_decorators:
+        (tmp_path / "uwsgidecorators.py").write_text(
+            "import uwsgi\nchain = []\nuwsgi.post_fork_hook = lambda: [call() for call in chain]\n"
+        )
+    program = "".join(map(textwrap.dedent, (UWSGI, LINES, WORKERS.format(fork=fork))))
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "program.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    ids = {line for line in lines if line.startswith("id ")}
+    assert len(ids) == 2
+    own = ["the program's hook"] * has_decorators
+    expected = ["master's root unset", *[*own, *own, "worker's root unset"] * 2, "shutdown"]
+    assert [line for line in lines if line not in ids] == expected
+
+
 MULTIPROCESSING = """
     import multiprocessing
 
@@ -719,7 +803,8 @@ def test_a_child_of_multiprocessing_delivers_at_its_exit(method, before, target,
     assert lines[-1] == "shutdown"
 
 
-def test_a_child_of_multiprocessing_that_imports_late_delivers_too(tmp_path, fork_only):
+@pytest.mark.parametrize("when", ["late", "early"])
+def test_a_child_of_multiprocessing_that_configures_in_an_import_delivers_too(when, tmp_path, fork_only):
     (tmp_path / "late.py").write_text(
         textwrap.dedent(LINES) + "\ntracekit.configure(exporter=Lines(), export_interval_s=3600)\n"
     )
@@ -727,6 +812,10 @@ def test_a_child_of_multiprocessing_that_imports_late_delivers_too(tmp_path, for
         textwrap.dedent(
             """
             import multiprocessing
+            import sys
+
+            if "early" in sys.argv:
+                import late
 
             def job():
                 import late
@@ -741,7 +830,8 @@ def test_a_child_of_multiprocessing_that_imports_late_delivers_too(tmp_path, for
         )
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "program.py"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        [sys.executable, "-W", "ignore", "program.py", when], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["child's root unset", "shutdown"] * 3
+    parents = ["shutdown"] if when == "early" else []
+    assert done.stdout.splitlines() == ["child's root unset", "shutdown"] * 3 + parents

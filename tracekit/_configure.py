@@ -17,6 +17,7 @@ from ._core.scopes import context_scope, current_context
 from ._core.span import after_fork, set_tracer
 from ._core.stdlib import MappingProxyType
 from ._core.tracer import Tracer
+from ._forks import call_in_child
 from ._version import __version__
 
 TYPE_CHECKING = False
@@ -401,10 +402,35 @@ def _started() -> Pipeline:
             if _pipeline is None:  # otherwise a signal handler or another thread has made it
                 _pipeline = made
         if _pipeline is made:
-            atexit.register(shutdown)
+            atexit.register(_at_exit)
             made.finish_in_child()
             _finish_before_celery()
     return _pipeline
+
+
+_OUTERMOST = (("__main__", "<module>"), ("runpy", "_run_module_as_main"))
+
+
+def _at_exit() -> None:
+    shutdown()
+    if _is_interrupted():
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            pass
+
+
+def _is_interrupted() -> bool:
+    """Return whether a ``KeyboardInterrupt`` has ended the program, which CPython then ends by SIGINT.
+
+    CPython forgets that where text is executed meanwhile, as in the imports of many modules, and remembers it where that
+    text is left by a ``KeyboardInterrupt``.
+    """
+    # The outermost one: of the program, or of runpy for python -m; of neither where C called Python and printed the error.
+    frame = getattr(getattr(sys, "last_traceback", None), "tb_frame", None)
+    if frame is None or sys.last_type is not KeyboardInterrupt or hasattr(sys, "ps1"):
+        return False
+    return (frame.f_globals.get("__name__"), frame.f_code.co_name) in _OUTERMOST
 
 
 def _use_exporter(pipeline: Pipeline, exporter: Exporter | None) -> None:
@@ -451,6 +477,5 @@ def _finish(**_: object) -> None:
     shutdown()
 
 
-if hasattr(os, "register_at_fork"):
-    # Needed without configure() too: the random words drawn ahead must not be the parent's.
-    os.register_at_fork(after_in_child=_after_fork)
+# Needed without configure() too: the random words drawn ahead must not be the parent's.
+call_in_child(_after_fork)

@@ -14,7 +14,6 @@ until the library is in the wanted state.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from _thread import RLock, get_ident
 from types import ModuleType
@@ -24,6 +23,7 @@ from ._configure import configure
 from ._core.errors import clip
 from ._core.log import log
 from ._export.notices import describe
+from ._forks import call_in_child
 from ._import_hook import HOOK
 from ._libraries import chosen, libraries, names, resolve
 from ._plugins import BRIDGE
@@ -56,8 +56,7 @@ def _after_fork() -> None:
     _deferred.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+call_in_child(_after_fork)
 
 
 def instrument(*targets: Any, **options: Any) -> None:

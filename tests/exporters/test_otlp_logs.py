@@ -451,6 +451,10 @@ def log_in_child(handler):
     handler.flush(60)
 
 
+def log_and_end(handler):
+    handler.handle(made(msg="child"))  # and multiprocessing ends the process by os._exit()
+
+
 def test_the_end_of_the_program_waits_for_a_collector_that_hangs_once(logs, attach, monkeypatch):
     handler, logger = attach(logs)
     logger.info("lost")
@@ -544,10 +548,11 @@ def test_the_thread_ends_when_a_handler_is_closed_that_has_sent_all(logs, attach
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_child_of_a_fork_sends_its_own_records_alone(logs, attach):
+@pytest.mark.parametrize("target", [log_in_child, log_and_end])
+def test_a_child_of_a_fork_sends_its_own_records_alone(target, logs, attach):
     handler, logger = attach(logs)
     logger.info("before")
-    child = multiprocessing.get_context("fork").Process(target=log_in_child, args=(handler,))
+    child = multiprocessing.get_context("fork").Process(target=target, args=(handler,))
     child.start()
     child.join()
     assert logs.bodies == ["child"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
 import threading
 from _thread import start_new_thread
 from queue import Empty, SimpleQueue
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .._core.context import SpanContext
 from .._core.scopes import context_scope
+from .._forks import call_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,8 +97,7 @@ def _after_fork() -> None:
     _callers = {ident: _callers[ident]} if ident in _callers else {}
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+call_in_child(_after_fork)
 
 
 def _starter() -> Any:

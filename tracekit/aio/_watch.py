@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextvars
 import heapq
-import os
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from .._core.checks import check_number
 from .._core.guard import ask, plain_text
 from .._core.scopes import inside_context, thread_context
 from .._export.notices import Notices, describe
+from .._forks import call_in_child
 from ._stacks import Place, Stacks, frame_of, may_read, stack_text
 from ._tasks import context_of
 
@@ -383,5 +383,4 @@ def watches() -> list[LoopWatch]:
     return [watch for watch in list(_watches.values()) if watch.is_active]
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_watches.clear)  # their threads are the parent's
+call_in_child(_watches.clear)  # their threads are the parent's

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import http
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from .._forks import call_in_child
 from ._access import Authorize, Gate, Visitor, headers_by_name
 from ._recorder import recorder
 from ._respond import Response, respond
@@ -111,5 +111,4 @@ def _after_fork() -> None:
     _executor = None  # its thread is the parent's
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+call_in_child(_after_fork)

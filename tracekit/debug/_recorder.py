@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from .._configure import add_tap, remove_tap
 from .._core.records import STATUS_CODES
 from .._core.span import open_spans, watch_spans
+from .._forks import call_in_child
 from ..cython import binding, cclass, compiled, final
 
 if TYPE_CHECKING:
@@ -302,5 +303,4 @@ def all_open_spans(pace: Callable[[], None]) -> tuple[list[Span], bool]:
 
 recorder = Recorder()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=recorder.after_fork)
+call_in_child(recorder.after_fork)

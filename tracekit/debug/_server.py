@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._configure import export_context
 from .._core.checks import check_int
 from .._core.log import log
+from .._forks import call_in_child
 from ._access import Authorize, Gate, Visitor, headers_by_name
 from ._recorder import recorder
 from ._respond import respond
@@ -180,5 +181,4 @@ def _after_fork() -> None:
         server.socket.close()  # the parent's
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+call_in_child(_after_fork)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections import deque
 from threading import RLock, get_ident
@@ -91,6 +92,7 @@ class OTLPLogHandler(logging.Handler):
         self._counting = RLock()
         self._queue: deque[_Record] = deque()
         self._has_hurried = False  # the thread, as the queue is half full
+        self._finalizer: Any = None  # of multiprocessing, in its children; False in other processes
         self._background = Background(self._send_all, _INTERVAL_S, "tracekit-logs")
         # By thread: the record that is being copied and those that its values make meanwhile, each by its log call.
         self._copying: dict[int, dict[tuple[object, ...], logging.LogRecord]] = {}
@@ -101,6 +103,14 @@ class OTLPLogHandler(logging.Handler):
         """Leave the queue to the parent, in the child of a fork."""
         if self._client.adopted():
             self._begin()
+
+    def _finish_in_child(self) -> Any:
+        """Register a flush in a child of multiprocessing, which exits by os._exit() without logging.shutdown()."""
+        process: Any = sys.modules.get("multiprocessing.process")
+        util: Any = sys.modules.get("multiprocessing.util")
+        if process is None or util is None or process.parent_process() is None:
+            return False
+        return util.Finalize(None, self.flush, exitpriority=0)
 
     def createLock(self) -> None:  # noqa: N802
         """Use no lock: a signal handler that logs must not wait for the code that it interrupted."""
@@ -133,6 +143,8 @@ class OTLPLogHandler(logging.Handler):
             copied = self._copy_once(record)
             if copied is None:
                 return
+            if self._finalizer is None:
+                self._finalizer = self._finish_in_child()
             self._queue.append(copied)
             if 2 * len(self._queue) >= self._capacity and not self._has_hurried:
                 self._has_hurried = True
@@ -264,6 +276,8 @@ class OTLPLogHandler(logging.Handler):
                 self._waited = time.monotonic(), _FAREWELL_S
                 self._lose(len(self._take(len(self._queue))))
         self._client.close()
+        if self._finalizer:
+            self._finalizer.cancel()
         super().close()
 
 

@@ -17,6 +17,7 @@ from ..._arguments import bounded_timeout
 from ..._core.log import log
 from ..._core.records import NO_ATTRIBUTES, Instrumentation
 from ..._foreign import ForeignSampler
+from ..._forks import call_in_child
 from ..._instrument import traced_twice
 from ..._resource import renew
 from .contexts import attributes_of, plain_attributes
@@ -304,8 +305,7 @@ def _after_fork() -> None:
             log("exception", "a TracerProvider's resource is still that of the process that forked")
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+call_in_child(_after_fork)
 
 
 class _RandomIds:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from ..._core.checks import check_above_0, check_int, check_mode
+from ..._forks import call_in_child
 from .access import identity, make_private
 from .errors import StoreError, code_of, damaged, explain
 from .schema import has_schema, prepare
@@ -370,9 +371,8 @@ class _Forks:
 
 _forks = _Forks()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_forks.before, after_in_parent=_forks.after_in_parent, after_in_child=_forks.after_in_child
-    )
+    os.register_at_fork(before=_forks.before, after_in_parent=_forks.after_in_parent)
+call_in_child(_forks.after_in_child)
 
 
 def _is_file_name(name: str) -> bool:
