@@ -460,3 +460,39 @@ def test_async_generators_alive_when_their_loop_ends_are_closed_by_it_once(run, 
     run(main() if run is asyncio.run else main)
     assert len(kept) == 10
     assert span_tree(exporter.spans).splitlines() == ["body [cancelled]", "  cleanup"] * 10
+
+
+def test_the_loop_knows_generators_that_a_traced_iterator_of_the_program_starts(exporter):
+    """An object with the methods of an async generator may start others in its first step."""
+    ended = []
+
+    async def inside():
+        try:
+            yield 1
+        finally:
+            ended.append("inside")
+
+    class Steps:
+        def __init__(self):
+            self.kept = inside()
+
+        def __aiter__(self):
+            return self
+
+        def __anext__(self):
+            return self.kept.__anext__()
+
+        def asend(self, value):
+            return self.kept.asend(value)
+
+        async def aclose(self):
+            ended.append("closed")
+
+    streamed = tracekit.stream(Steps(), "outside")
+
+    async def main():
+        assert await anext(streamed) == 1
+
+    asyncio.run(main())
+    assert sorted(ended) == ["closed", "inside"]
+    assert span_tree(exporter.spans) == "outside [cancelled]"

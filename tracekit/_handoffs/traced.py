@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from .._core.attributes import MISSING
@@ -280,9 +281,8 @@ def _traced_generator(
                     thrown = caught
                 try:
                     enter()
-                    # After "except", or later exceptions of the body have it as their context. It may be GeneratorExit
-                    # as well: close() would not let the body go on.
-                    item = send(sent) if thrown is None else generator.throw(thrown)
+                    # After "except", or later exceptions of the body have it as their context.
+                    item = send(sent) if thrown is None else _throw(generator, thrown)
                 finally:
                     leave()
                 thrown = None
@@ -320,7 +320,7 @@ def _traced_async_generator(
             try:
                 enter()
                 generator = function(*args, **kwargs)
-                item = await first_step(generator)
+                item = await _first_step(generator)
             finally:
                 leave()
             send = generator.asend
@@ -331,7 +331,7 @@ def _traced_async_generator(
                     thrown = caught
                 try:
                     enter()
-                    item = await (send(sent) if thrown is None else generator.athrow(thrown))
+                    item = await (send(sent) if thrown is None else _athrow(generator, thrown))
                 finally:
                     leave()
                 thrown = None
@@ -347,17 +347,41 @@ def _traced_async_generator(
     return steps
 
 
-def first_step(generator: AsyncGenerator[T, Any]) -> Awaitable[T]:
+def _first_step(generator: AsyncGenerator[T, Any]) -> Awaitable[T]:
     """Return the awaitable of the first step of *generator*, which another one steps and closes.
 
     asyncio and trio are not told of it: at their end they would close it themselves, beside or before the other one.
     """
+    if type(generator) is not AsyncGeneratorType:  # its __anext__() may start generators of the program
+        return anext(generator)
     hooks = sys.get_asyncgen_hooks()
     try:
         sys.set_asyncgen_hooks(None, None)
         return anext(generator)
     finally:
         sys.set_asyncgen_hooks(*hooks)
+
+
+def _throw(generator: Generator[T, Any, Any], exc: BaseException) -> T:
+    """Throw *exc* into *generator*. GeneratorExit, too: close() would not let its body go on."""
+    try:
+        if isinstance(exc, GeneratorExit) and type(generator) is not GeneratorType:  # its close() may do more, or less
+            generator.close()
+            raise exc
+        return generator.throw(exc)
+    finally:
+        del exc  # whose traceback refers to this frame
+
+
+async def _athrow(generator: AsyncGenerator[T, Any], exc: BaseException) -> T:
+    """The same as ``_throw()`` for an asynchronous generator."""
+    try:
+        if isinstance(exc, GeneratorExit) and type(generator) is not AsyncGeneratorType:
+            await generator.aclose()
+            raise exc
+        return await generator.athrow(exc)
+    finally:
+        del exc
 
 
 class _Steps:
