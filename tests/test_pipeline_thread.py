@@ -7,12 +7,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 import tracekit
 from tracekit import _configure
 from tracekit._export import pipeline, worker
+from tracekit.exporters._otlp.background import Background
 from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.tail import TailSampler
 from tracekit.metrics import RedMetrics
@@ -325,6 +327,36 @@ def test_a_flush_that_interrupts_another_at_any_line_is_done_before_its_timeout(
 @pytest.mark.parametrize("timeout_s", [float("-inf"), -1, -(10**400), -0.0, 0, float("nan")])
 def test_a_timeout_that_is_not_above_0_does_not_wait(call, timeout_s, gate):
     assert not call(timeout_s)
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch):
+    """The result of a function that runs in another thread, where the monotonic clock stands still, as with freezegun."""
+
+    def result(function):
+        results = SimpleQueue()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: 1e9)
+            threading.Thread(target=lambda: results.put(function()), daemon=True).start()
+            return results.get(timeout=20)
+
+    return result
+
+
+@pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])
+def test_a_timeout_ends_also_where_a_test_has_stopped_the_clock(call, gate, stopped_clock):
+    assert not stopped_clock(lambda: call(0.01))
+
+
+@pytest.mark.parametrize("method", ["flush", "close"])
+def test_so_does_that_for_log_records_and_metrics(method, stopped_clock):
+    release = threading.Event()
+    background = Background(lambda: release.wait() and False, 60, "test")
+    try:
+        assert not stopped_clock(lambda: getattr(background, method)(0.01))
+    finally:
+        release.set()
+    assert background.close(60)
 
 
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import compileall
 import copy
 import inspect
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +103,43 @@ def loaded(program):
 def test_importing_tracekit_loads_these_modules_and_no_other():
     found = {name for name in loaded("import tracekit") if not name.startswith("_cython_")}
     assert found - STANDARD == EAGER | FORM[tracekit.IMPLEMENTATION]
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A folder with a copy of the package's Python files."""
+    package = Path(tracekit.__file__).parent
+    for source in package.rglob("*.py"):
+        copy = tmp_path / "tracekit" / source.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+    return tmp_path
+
+
+def bytecode(folder):
+    assert compileall.compile_dir(folder, quiet=2, legacy=True)
+    for source in folder.rglob("*.py"):
+        source.unlink()
+    return folder
+
+
+def archive(folder):
+    return shutil.make_archive(str(folder / "archive"), "zip", folder, "tracekit")
+
+
+@pytest.mark.parametrize("pack", [archive, bytecode])
+def test_the_package_is_whole_in_an_archive_and_without_its_sources(pack, copied):
+    found = run(
+        f"""
+        import sys
+        sys.path.insert(0, {str(pack(copied))!r})
+        import tracekit, tracekit.aio
+        tracekit.instrument("logging")
+        print(tracekit.__file__, tracekit.aio.create_task_group.__module__)
+        """,
+        TRACEKIT_NO_EXTENSIONS="1",
+    )
+    assert found.startswith(str(copied))
 
 
 def test_the_modules_that_are_loaded_import_nothing_else_before_they_are_needed():

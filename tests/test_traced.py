@@ -163,6 +163,16 @@ def test_other_callables_may_be_traced_too(exporter):
     assert len(exporter.spans) == 4
 
 
+def test_a_function_without_a_qualified_name_gives_the_span_its_name(exporter):
+    class Compiled:  # as mypyc makes of a coroutine function
+        __name__ = property(lambda self: "price")
+
+        def __call__(self):
+            return here()
+
+    assert traced(Compiled())() == "price"
+
+
 class Makes:
     """Objects and functions that make what a coroutine function or generator function makes."""
 

@@ -133,8 +133,7 @@ def libraries() -> dict[str, Library]:
 
 
 def _search() -> dict[str, Library]:
-    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "integrations")
-    found = {library.name: library for library in _own() if os.path.exists(os.path.join(folder, f"{library.name}.py"))}
+    found = {library.name: library for library in _own()}
     replaced = {name: library for library in found.values() for name in library.replaces}
     by_others = entry_points((OWN_GROUP, OTEL_GROUP))
     for group, name, value, package, _ in by_others:

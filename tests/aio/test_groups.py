@@ -132,16 +132,26 @@ class Callable:
         assert here() == "Callable"
 
 
+class Compiled:
+    """A coroutine function as mypyc makes it, without a qualified name."""
+
+    __name__ = property(lambda self: "price")
+
+    async def __call__(self):
+        assert here() == "price"
+
+
 async def test_a_tasks_span_is_named_after_the_task_or_else_its_function(exporter):
     async with aio.create_task_group("group") as group:
         group.start_soon(Callable().method)
         group.start_soon(Callable())
+        group.start_soon(Compiled())
         group.start_soon(functools.partial(functools.partial(job)))
         group.start_soon(job, name=1)
         if HAS_HANDLES:
             group.create_task(job())
     names = {span.name for span in exporter.spans} - {"group", "work"}
-    assert names == {"Callable.method", "Callable", "job", "1"}
+    assert names == {"Callable.method", "Callable", "price", "job", "1"}
 
 
 @pytest.mark.parametrize("how", ["start_soon", "start", "create_task"])

@@ -26,16 +26,26 @@ _PREFIX = __name__.rpartition(".")[0] + "."
 
 
 class _Sources:
-    """An import hook that finds the source of a module of tracekit although an extension module stands beside it."""
+    """An import hook that finds the source or bytecode of a module of tracekit beside which an extension module stands."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:  # noqa: ARG004
         if path is None or not name.startswith(_PREFIX):
             return None
         # The parts of importlib.machinery, which takes longer to import. Compiled code does not reach this line.
-        from _frozen_importlib_external import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
+        from _frozen_importlib_external import (
+            BYTECODE_SUFFIXES,
+            SOURCE_SUFFIXES,
+            FileFinder,
+            SourceFileLoader,
+            SourcelessFileLoader,
+        )
 
-        return FileFinder(path[0], (SourceFileLoader, SOURCE_SUFFIXES)).find_spec(name)
+        kinds = (SourceFileLoader, SOURCE_SUFFIXES), (SourcelessFileLoader, BYTECODE_SUFFIXES)
+        spec = FileFinder(path[0], *kinds).find_spec(name)
+        if spec is not None and spec.loader is None:  # a folder of data alone: the package is in an archive
+            return None
+        return spec
 
 
 def _is_compiled() -> bool:

@@ -107,7 +107,7 @@ class Worker:
 
     def call(self, job: Job, timeout_s: float) -> bool:
         """Have *job* run after all earlier ones; return whether it is done within *timeout_s*."""
-        deadline = time.monotonic() + timeout_s
+        deadline, left_s = time.monotonic() + timeout_s, timeout_s
         if self.is_over or self.is_abandoned:
             return True
         if self.served_by == threading.get_ident():  # by the exporter, or by a signal handler that interrupts it
@@ -117,10 +117,12 @@ class Worker:
             if not self.is_served.locked() and not self.start():
                 with in_caller():
                     self.serve(job)
-            left_s = deadline - time.monotonic()
+            left_s = min(left_s, deadline - time.monotonic())
             # In short waits: the thread may end before it gets this job.
-            if job.done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0 or is_interrupted():
+            pause_s = max(0.0, min(_PAUSE_S, left_s))
+            if job.done.wait(pause_s) or left_s <= 0 or is_interrupted():
                 break
+            left_s -= pause_s  # a test may have stopped the clock
         return job.done.is_set()
 
     def flush(self, timeout_s: float) -> bool:

@@ -100,7 +100,9 @@ def _traced(function: Any, *, name: str | None, capture_args: Any, options: dict
 
 def _replacement(function: Any, name: str | None, capture_args: Any, options: dict[str, Any]) -> Any:
     if name is None:
-        name = getattr(function, "__qualname__", type(function).__qualname__)
+        # Coroutine functions that mypyc compiled have a __name__ only.
+        known: str | None = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
+        name = known or type(function).__qualname__
     start: Callable[[], Span] = functools.partial(span, name, **options)
     record = recorder(function, capture_args)
     kind = kind_of(function)

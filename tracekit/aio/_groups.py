@@ -324,7 +324,7 @@ def _watch(
 def _span_name(func: Any) -> str:
     while isinstance(func, functools.partial):
         func = func.func
-    name = getattr(func, "__qualname__", None)
+    name = getattr(func, "__qualname__", None) or getattr(func, "__name__", None)
     return name if isinstance(name, str) else type(func).__qualname__
 
 

@@ -52,7 +52,7 @@ class Background:
 
     def flush(self, timeout_s: float) -> bool:
         """Have *work* called now; return whether it has returned within *timeout_s*."""
-        deadline = time.monotonic() + timeout_s
+        deadline, left_s = time.monotonic() + timeout_s, timeout_s
         if self.served_by == threading.get_ident():  # by a signal handler, or by a library's log
             return False
         done = Done()
@@ -61,10 +61,12 @@ class Background:
             if not self._is_served.locked() and not self._start():
                 with in_caller():
                     self._serve(done, deadline)
-            left_s = deadline - time.monotonic()
+            left_s = min(left_s, deadline - time.monotonic())
             # In short waits: the thread may end before it gets this job.
-            if done.wait(max(0.0, min(_PAUSE_S, left_s))) or left_s <= 0 or is_interrupted():
+            pause_s = max(0.0, min(_PAUSE_S, left_s))
+            if done.wait(pause_s) or left_s <= 0 or is_interrupted():
                 break
+            left_s -= pause_s  # a test may have stopped the clock
         return done.is_set()
 
     def close(self, timeout_s: float) -> bool:
