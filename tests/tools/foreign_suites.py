@@ -15,8 +15,10 @@ Exit status 1 if a test is different, 2 if a run fails as a whole.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -33,13 +35,15 @@ import pytest
 class Suite(NamedTuple):
     """A suite that pytest can run: what is instrumented, pytest's arguments, and more packages that it imports.
 
-    *module* is the one to import, unless the suite has its name.
+    *module* is the one to import, unless the suite has its name. *applications* are classes, "module:name", that no
+    integration knows: their ``__call__`` is served with ``TraceMiddleware``, that of ASGI if it is a coroutine function.
     """
 
     integrations: tuple[str, ...]
     arguments: tuple[str, ...]
     needs: str = ""
     module: str = ""
+    applications: tuple[str, ...] = ()
 
 
 _DJANGO = ("asgi", "handlers", "wsgi", "servers", "builtin_server", "requests_tests", "middleware_exceptions")
@@ -85,7 +89,7 @@ SUITES = {
     "anyio": Suite(
         _HOOKS,
         # Without the tests that give a pytest in a process three seconds.
-        ("tests", "-W", "ignore::pytest.PytestAssertRewriteWarning", "--ignore=tests/test_pytest_plugin.py"),
+        ("tests", "--ignore=tests/test_pytest_plugin.py"),
         "blockbuster psutil pytest-mock pytest-timeout",
     ),
     "trio": Suite(
@@ -140,6 +144,51 @@ SUITES = {
     "taskiq": Suite(
         ("taskiq",), ("tests", "--ignore=tests/opentelemetry"), "freezegun polyfactory orjson cbor2 msgpack"
     ),
+    "mcp": Suite(
+        ("asgi", "httpx2", "threads"),
+        ("tests", *(f"--ignore=tests/{one}" for one in ("docs", "docs_src", "examples", "test_examples.py"))),
+        "inline-snapshot dirty-equals pytest-examples pydantic-settings typer logfire coverage",
+    ),
+    "openai": Suite(
+        ("httpx2", "threads"),
+        (
+            *(f"tests/test_{one}.py" for one in ("client", "streaming", "response", "legacy_response")),
+            *("-o", "addopts=", "-p", "asyncio"),
+        ),
+        "inline-snapshot dirty-equals azure-identity griffe",
+    ),
+    "anthropic": Suite(
+        ("httpx2", "threads"),
+        (
+            *(f"tests/test_{one}.py" for one in ("client", "streaming", "response", "middleware")),
+            *("-o", "addopts=", "-p", "tests._alias_httpx", "-p", "asyncio"),
+        ),
+        "respx http-snapshot[httpx] inline-snapshot dirty-equals",
+    ),
+    "pytest-httpx": Suite(("httpx",), ("tests", "-p", "asyncio"), module="pytest_httpx"),
+    "uvicorn": Suite(
+        ("asgi", "httpx2"),
+        ("tests", "-o", "addopts=", "--ignore=tests/supervisors", "--ignore=tests/benchmarks"),
+        "a2wsgi wsproto httptools trustme watchfiles websockets",
+        applications=("uvicorn.middleware.proxy_headers:ProxyHeadersMiddleware",),
+    ),
+    "hypercorn": Suite(
+        ("asgi",),
+        # Without the file whose tests wait for the end of a lifespan that no message ends: tracekit answers for the app.
+        ("tests", "-o", "addopts=", "-p", "asyncio", "--ignore=tests/asyncio/test_lifespan.py"),
+        "pytest-trio trio",
+        applications=("hypercorn.app_wrappers:ASGIWrapper", "hypercorn.app_wrappers:WSGIWrapper"),
+    ),
+    "werkzeug": Suite(
+        ("wsgi",),
+        ("tests", "-m", "not dev_server"),
+        "ephemeral-port-reserve cryptography watchdog pytest-timeout",
+        applications=("werkzeug.wrappers.response:Response",),
+    ),
+    "quart": Suite(
+        ("asgi",), ("tests", "-o", "addopts=", "-p", "asyncio"), "hypothesis", applications=("quart.app:Quart",)
+    ),
+    "respx": Suite(("httpx",), ("tests", "-o", "addopts=-p no:respx", "-p", "asyncio"), "starlette flask trio"),
     "structlog": Suite(("structlog", "logging"), ("tests", "-p", "asyncio"), "simplejson time-machine"),
     "loguru": Suite(("loguru",), ("tests",), "freezegun colorama pytest-mypy-plugins"),
     "arq": Suite(("arq",), ("tests", "-p", "asyncio"), "msgpack dirty-equals pytest-mock testcontainers"),
@@ -155,6 +204,7 @@ SUITES = {
 ALONE = [
     *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:tracekit", "-p", "no:asyncio", "-p", "no:ddtrace"),
     *("-p", "no:ddtrace.pytest_bdd", "-p", "no:ddtrace.pytest_benchmark", "-p", "no:benchmark"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # the suite's library is imported before pytest
 ]
 _TITLES = ("suite", "instrumented", "passed without", "passed with", "compare headers or fields", "different")
 
@@ -306,6 +356,9 @@ class Traced:
         tracekit.flush()  # starts the exporting thread: celery's tests compare the threads before and after each
         for integration in self.suite.integrations:
             importlib.import_module(f"tracekit.integrations.{integration}").instrument()
+        for application in self.suite.applications:
+            module, _, name = application.partition(":")
+            _serve_traced(getattr(importlib.import_module(module), name))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
@@ -317,6 +370,24 @@ class Traced:
             importlib.import_module("tracekit.integrations.loguru").instrument()
         with tracekit.span(item.nodeid):
             return (yield)
+
+
+def _serve_traced(kind: type) -> None:
+    """Serve all applications of the class *kind* with ``TraceMiddleware``."""
+    from tracekit.integrations import asgi, wsgi
+
+    original = kind.__call__
+
+    @functools.wraps(original)
+    async def __call__(self, scope, receive, send, *more) -> None:  # noqa: N807
+        # hypercorn's have arguments besides
+        await asgi.TraceMiddleware(lambda *passed: original(self, *passed, *more))(scope, receive, send)
+
+    @functools.wraps(original)
+    def serve(self, environ, start_response):
+        return wsgi.TraceMiddleware(functools.partial(original, self))(environ, start_response)
+
+    kind.__call__ = __call__ if inspect.iscoroutinefunction(original) else serve
 
 
 def _release_of(name: str) -> str:

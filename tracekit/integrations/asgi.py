@@ -73,6 +73,8 @@ class TraceMiddleware:
     raises is logged once per class and does not reach the app.
 
     At the server's shutdown, finished spans are exported before ``lifespan.shutdown.complete``, for at most 3 s.
+    For that, an app that raises before it asks for a message of its lifespan is taken for one without the protocol and
+    answered for, also under uvicorn's ``--lifespan on``. ``instrument()`` lets errors of the frameworks' apps through.
     """
 
     has_lifespan = False  # whether the app is known to support the lifespan protocol
