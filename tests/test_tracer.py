@@ -833,5 +833,8 @@ def test_a_child_of_multiprocessing_that_configures_in_an_import_delivers_too(wh
         [sys.executable, "-W", "ignore", "program.py", when], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[:6] == ["child's root unset", "shutdown"] * 3
     parents = ["shutdown"] if when == "early" else []
-    assert done.stdout.splitlines() == ["child's root unset", "shutdown"] * 3 + parents
+    # Since Python 3.14 the forkserver has imported the program as well, and ends when it likes.
+    assert lines[6:] in (parents, 2 * parents)
