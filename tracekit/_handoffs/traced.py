@@ -368,8 +368,9 @@ def _throw(generator: Generator[T, Any, Any], exc: BaseException) -> T:
     """Throw *exc* into *generator*. GeneratorExit, too: close() would not let its body go on."""
     try:
         if isinstance(exc, GeneratorExit) and type(generator) is not GeneratorType:  # its close() may do more, or less
-            generator.close()
-            raise exc
+            close: Callable[[], Any] = generator.close
+            result = close()
+            raise exc if result is None else StopIteration(result)
         return generator.throw(exc)
     finally:
         del exc  # whose traceback refers to this frame
