@@ -684,6 +684,12 @@ INTERRUPTED = """
         def shutdown(self):
             exec("1")  # as collections.namedtuple() does in an import
 
+    def console(text):  # as code.InteractiveInterpreter does it since Python 3.13
+        try:
+            exec(text, globals())
+        except KeyboardInterrupt as error:
+            sys.last_type, sys.last_traceback = KeyboardInterrupt, error.__traceback__.tb_next
+
     tracekit.configure(exporter=Text())
     tracekit.span("a").end()
     try:
@@ -699,9 +705,10 @@ INTERRUPTED = """
     [
         ("raise", -signal.SIGINT),
         ("sys.exit(3)", 3),
-        # Printed by a library, an interactive one and one in C, and the program goes on.
+        # Printed by a library, an interactive one, one in C and a console, and the program goes on.
         ("sys.ps1, sys.last_type, sys.last_traceback = '>', KeyboardInterrupt, error.__traceback__", 0),
         ("sys.last_type, sys.last_traceback = KeyboardInterrupt, None", 0),
+        ("console('raise KeyboardInterrupt')", 0),
     ],
 )
 @pytest.mark.parametrize("is_module", [False, True])
