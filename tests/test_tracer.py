@@ -747,6 +747,19 @@ WORKERS = """
 """
 
 
+def test_hooks_of_uwsgi_that_the_program_has_set_are_kept(tmp_path, fork_only):
+    (tmp_path / "uwsgidecorators.py").write_text(
+        "import uwsgi\nuwsgi.spooler = None\nuwsgi.post_fork_hook = lambda: print('a decorated function')\n"
+    )
+    (tmp_path / "program.py").write_text(
+        textwrap.dedent(UWSGI)
+        + "uwsgi.spooler = 'spooler'\nuwsgi.post_fork_hook = lambda: print('hook')\n"
+        + "import tracekit\nprint(uwsgi.spooler)\nuwsgi.post_fork_hook()\n"
+    )
+    done = subprocess.run([sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.stdout.splitlines()) == ("", ["spooler", "hook", "a decorated function"])
+
+
 @pytest.mark.parametrize("fork", ["ctypes.PyDLL(None).fork", "os.fork"])  # without and with the handlers of Python
 @pytest.mark.parametrize("has_decorators", [False, True])
 def test_workers_of_uwsgi_begin_anew_whatever_handlers_it_calls(fork, has_decorators, tmp_path, fork_only):
