@@ -352,16 +352,21 @@ def _traced_async_generator(
 def _first_step(generator: AsyncGenerator[T, Any]) -> Awaitable[T]:
     """Return the awaitable of the first step of *generator*, which another one steps and closes.
 
-    asyncio and trio are not told of it: at their end they would close it themselves, beside or before the other one.
+    asyncio and trio are not told of it: at their end, and where garbage is collected, they would close it themselves,
+    beside or before the other one.
     """
     if type(generator) is not AsyncGeneratorType:  # its __anext__() may start generators of the program
         return anext(generator)
     hooks = sys.get_asyncgen_hooks()
     try:
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(None, _leave)
         return anext(generator)
     finally:
         sys.set_asyncgen_hooks(*hooks)
+
+
+def _leave(generator: AsyncGenerator[Any, Any]) -> None:
+    """Do nothing with *generator*, a finalizer: without one the collector closes it, and it cannot await anything."""
 
 
 def _throw(generator: Generator[T, Any, Any], exc: BaseException) -> T:
