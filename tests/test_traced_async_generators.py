@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import sys
 import weakref
 
 import anyio
@@ -460,6 +461,48 @@ def test_async_generators_alive_when_their_loop_ends_are_closed_by_it_once(run, 
     run(main() if run is asyncio.run else main)
     assert len(kept) == 10
     assert span_tree(exporter.spans).splitlines() == ["body [cancelled]", "  cleanup"] * 10
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda body, *args: body(*args),
+        lambda body, *args: traced(body)(*args),
+        lambda body, *args: tracekit.stream(body(*args)),
+    ],
+    ids=["plain", "traced", "stream"],
+)
+def test_an_async_generator_in_garbage_is_closed_by_its_loop_and_left_alone_after_that(start, monkeypatch):
+    ended, unraisable = [], []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+
+    async def body(cycle, name):
+        cycle.append(name)
+        try:
+            yield name
+        finally:
+            ended.append(name)
+            await asyncio.sleep(0)
+            ended.append("cleanup")
+
+    async def leave(name):
+        cycle = []
+        cycle.append(start(body, cycle, name))
+        assert await anext(cycle[0]) == name
+
+    async def main():
+        await leave("in its time")
+        gc.collect()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await leave("too late")
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    gc.collect()
+    assert ended == ["in its time", "cleanup"]
+    assert not unraisable
 
 
 def test_the_loop_knows_generators_that_a_traced_iterator_of_the_program_starts(exporter):

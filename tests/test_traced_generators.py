@@ -114,13 +114,29 @@ def test_closing_a_generator_returns_what_closing_its_body_does(exporter):
         except GeneratorExit:
             return "value"  # which close() returns since Python 3.13
 
-    steps = [body(), traced("traced")(body)(), tracekit.stream(body())]
+    class Steps:
+        """A generator of another kind, such as compiled ones."""
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return None
+
+        def send(self, value):
+            return None
+
+        def close(self):
+            return "value" if sys.version_info >= (3, 13) else None
+
+    steps = [body(), traced("traced")(body)(), tracekit.stream(body()), tracekit.stream(Steps(), "other")]
     for one in steps:
         next(one)
     assert len({one.close() for one in steps}) == 1
     assert [(span.name, span.status.code) for span in exporter.spans] == [
         ("traced", "cancelled"),
         (body.__qualname__, "cancelled"),
+        ("other", "cancelled"),
     ]
 
 

@@ -684,6 +684,12 @@ INTERRUPTED = """
         def shutdown(self):
             exec("1")  # as collections.namedtuple() does in an import
 
+    def console(text):  # as code.InteractiveInterpreter does it since Python 3.13
+        try:
+            exec(text, globals())
+        except KeyboardInterrupt as error:
+            sys.last_type, sys.last_traceback = KeyboardInterrupt, error.__traceback__.tb_next
+
     tracekit.configure(exporter=Text())
     tracekit.span("a").end()
     try:
@@ -699,9 +705,10 @@ INTERRUPTED = """
     [
         ("raise", -signal.SIGINT),
         ("sys.exit(3)", 3),
-        # Printed by a library, an interactive one and one in C, and the program goes on.
+        # Printed by a library, an interactive one, one in C and a console, and the program goes on.
         ("sys.ps1, sys.last_type, sys.last_traceback = '>', KeyboardInterrupt, error.__traceback__", 0),
         ("sys.last_type, sys.last_traceback = KeyboardInterrupt, None", 0),
+        ("console('raise KeyboardInterrupt')", 0),
     ],
 )
 @pytest.mark.parametrize("is_module", [False, True])
@@ -738,6 +745,19 @@ WORKERS = """
             os._exit(0)
         assert os.wait()[1] == 0
 """
+
+
+def test_hooks_of_uwsgi_that_the_program_has_set_are_kept(tmp_path, fork_only):
+    (tmp_path / "uwsgidecorators.py").write_text(
+        "import uwsgi\nuwsgi.spooler = None\nuwsgi.post_fork_hook = lambda: print('a decorated function')\n"
+    )
+    (tmp_path / "program.py").write_text(
+        textwrap.dedent(UWSGI)
+        + "uwsgi.spooler = 'spooler'\nuwsgi.post_fork_hook = lambda: print('hook')\n"
+        + "import tracekit\nprint(uwsgi.spooler)\nuwsgi.post_fork_hook()\n"
+    )
+    done = subprocess.run([sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=60)
+    assert (done.stderr, done.stdout.splitlines()) == ("", ["spooler", "hook", "a decorated function"])
 
 
 @pytest.mark.parametrize("fork", ["ctypes.PyDLL(None).fork", "os.fork"])  # without and with the handlers of Python

@@ -430,6 +430,8 @@ def _is_interrupted() -> bool:
     frame = getattr(getattr(sys, "last_traceback", None), "tb_frame", None)
     if frame is None or sys.last_type is not KeyboardInterrupt or hasattr(sys, "ps1"):
         return False
+    if frame.f_back is not None:  # a console in the program, such as code.InteractiveConsole, executed the text
+        return False
     return (frame.f_globals.get("__name__"), frame.f_code.co_name) in _OUTERMOST
 
 

@@ -39,18 +39,21 @@ def _follow_uwsgi() -> None:
     uwsgi: Any = sys.modules.get("uwsgi")
     if uwsgi is None:
         return
+    own = dict(vars(uwsgi))  # with hooks of the program, for spoolers and mules too, which the import would replace
     try:
         __import__("uwsgidecorators")
     except Exception:  # not installed, or there is no master process
         pass
-    following = getattr(uwsgi, "post_fork_hook", None)
+    following = {own.get("post_fork_hook"): None, getattr(uwsgi, "post_fork_hook", None): None}
+    vars(uwsgi).update(own)
 
     def in_worker() -> None:
         if _pid != os.getpid():
             _remember()
             for function in _calls:
                 function()
-        if following is not None:
-            following()
+        for hook in following:
+            if hook is not None:
+                hook()
 
     uwsgi.post_fork_hook = in_worker

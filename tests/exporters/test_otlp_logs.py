@@ -7,6 +7,8 @@ import http.client
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -544,6 +546,32 @@ def test_the_thread_ends_when_a_handler_is_closed_that_has_sent_all(logs, attach
     thread.join(60)
     assert not thread.is_alive()
     assert logs.bodies == ["sent"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("then", ["pass", "logging.error('end')"])
+def test_a_forkservers_child_sends_what_it_logged_while_it_imported_the_program(then, logs, tmp_path):
+    program = f"""
+import logging, multiprocessing
+from tracekit.exporters import otlp_logs
+
+otlp_logs._INTERVAL_S = 3600.0
+logging.getLogger().addHandler(otlp_logs.OTLPLogHandler({logs.url!r}, environ={{}}))
+logging.error(__name__)
+
+def job():
+    {then}
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("forkserver").Process(target=job)
+    process.start()
+    process.join()
+"""
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert logs.bodies == ["__mp_main__", *["end"] * (then != "pass"), "__main__"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -352,24 +352,30 @@ def _traced_async_generator(
 def _first_step(generator: AsyncGenerator[T, Any]) -> Awaitable[T]:
     """Return the awaitable of the first step of *generator*, which another one steps and closes.
 
-    asyncio and trio are not told of it: at their end they would close it themselves, beside or before the other one.
+    asyncio and trio are not told of it: at their end, and where garbage is collected, they would close it themselves,
+    beside or before the other one.
     """
     if type(generator) is not AsyncGeneratorType:  # its __anext__() may start generators of the program
         return anext(generator)
     hooks = sys.get_asyncgen_hooks()
     try:
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(None, _leave)
         return anext(generator)
     finally:
         sys.set_asyncgen_hooks(*hooks)
+
+
+def _leave(generator: AsyncGenerator[Any, Any]) -> None:
+    """Do nothing with *generator*, a finalizer: without one the collector closes it, and it cannot await anything."""
 
 
 def _throw(generator: Generator[T, Any, Any], exc: BaseException) -> T:
     """Throw *exc* into *generator*. GeneratorExit, too: close() would not let its body go on."""
     try:
         if isinstance(exc, GeneratorExit) and type(generator) is not GeneratorType:  # its close() may do more, or less
-            generator.close()
-            raise exc
+            close: Callable[[], Any] = generator.close
+            result = close()
+            raise exc if result is None else StopIteration(result)
         return generator.throw(exc)
     finally:
         del exc  # whose traceback refers to this frame

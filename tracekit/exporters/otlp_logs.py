@@ -84,6 +84,7 @@ class OTLPLogHandler(logging.Handler):
         check_int("capacity", capacity, 1)
         self._capacity = capacity
         self._limits = limits
+        self._finishes_in_children = False
         self._begin()
         super().__init__(level)
 
@@ -104,13 +105,23 @@ class OTLPLogHandler(logging.Handler):
         if self._client.adopted():
             self._begin()
 
-    def _finish_in_child(self) -> Any:
-        """Register a flush in a child of multiprocessing, which exits by os._exit() without logging.shutdown()."""
+    def _finish_in_child(self) -> None:
+        """Register a flush in a child of multiprocessing, which exits by os._exit() without logging.shutdown().
+
+        A forkserver's child imports the program's main module before multiprocessing knows it for a child, and drops the
+        finalizers that were registered by then: so it is done again.
+        """
+        self._adopt()
+        self._finalizer = False
         process: Any = sys.modules.get("multiprocessing.process")
         util: Any = sys.modules.get("multiprocessing.util")
-        if process is None or util is None or process.parent_process() is None:
-            return False
-        return util.Finalize(None, self.flush, exitpriority=0)
+        if process is None or util is None:
+            return
+        if not self._finishes_in_children:
+            self._finishes_in_children = True  # in the children of this one, too
+            util.register_after_fork(self, OTLPLogHandler._finish_in_child)
+        if process.parent_process() is not None:
+            self._finalizer = util.Finalize(None, self.flush, exitpriority=0)
 
     def createLock(self) -> None:  # noqa: N802
         """Use no lock: a signal handler that logs must not wait for the code that it interrupted."""
@@ -144,7 +155,7 @@ class OTLPLogHandler(logging.Handler):
             if copied is None:
                 return
             if self._finalizer is None:
-                self._finalizer = self._finish_in_child()
+                self._finish_in_child()
             self._queue.append(copied)
             if 2 * len(self._queue) >= self._capacity and not self._has_hurried:
                 self._has_hurried = True
