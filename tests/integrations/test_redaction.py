@@ -224,6 +224,18 @@ def test_an_invalid_name_is_an_error(names, error, message):
     assert str(caught.value) == message
 
 
+def test_a_name_may_change_the_collection_that_it_is_in():
+    names = {}
+
+    class Name(str):
+        def lower(self):
+            names["another"] = True
+            return str.lower(self)
+
+    names[Name("SSN")] = True
+    assert Redaction(names).query("ssn=1") == "ssn=REDACTED"
+
+
 def test_any_number_of_names_takes_bounded_memory():
     redaction = Redaction()
     for number in range(5_000):

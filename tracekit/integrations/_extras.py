@@ -104,7 +104,7 @@ def _names(option: str, direction: str, names: Iterable[str]) -> dict[str, str]:
     if isinstance(names, str | bytes) or not isinstance(names, Iterable):
         raise TypeError(f"{option} must be an iterable of header names, not {type(names).__name__}")
     found = {}
-    for name in names:
+    for name in list(names):  # a method of a name may change a dict or a set
         if not isinstance(name, str):
             raise TypeError(f"{option} must hold str, not {type(name).__name__}")
         found[name.lower()] = f"http.{direction}.header.{name.lower()}"

@@ -66,7 +66,7 @@ class Peers:
             raise TypeError(
                 f"propagate_to must be an iterable of host names or a function, not {type(propagate_to).__name__}"
             )
-        for pattern in propagate_to:
+        for pattern in list(propagate_to):  # a method of a str of the program may change a dict or a set
             if not isinstance(pattern, str):
                 raise TypeError(f"propagate_to must hold str, not {type(pattern).__name__}")
             self._add(pattern)

@@ -40,7 +40,7 @@ class Redaction:
         if isinstance(names, str | bytes) or not isinstance(names, Iterable):
             raise TypeError(f"redact must be an iterable of names, not {type(names).__name__}")
         more = set()
-        for name in names:
+        for name in list(names):  # a method of a name may change a dict or a set
             if not isinstance(name, str):
                 raise TypeError(f"redact must hold str, not {type(name).__name__}")
             if not normal(name):

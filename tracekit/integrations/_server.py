@@ -137,7 +137,7 @@ def excluded(exclude: Iterable[str | re.Pattern[str]]) -> Callable[[Any], bool] 
     if isinstance(exclude, str | bytes | re.Pattern) or not isinstance(exclude, Iterable):
         raise TypeError(f"exclude must be an iterable of paths and patterns, not {type(exclude).__name__}")
     tests: list[Callable[[str], object]] = []
-    for path in exclude:
+    for path in list(exclude):  # a method of a str of the program may change a dict or a set
         if isinstance(path, re.Pattern) and isinstance(path.pattern, str):
             tests.append(path.search)
         elif not isinstance(path, str):
