@@ -12,7 +12,8 @@ itself, for example from pauses for the exporting thread. Both last until about 
 garbage collection of the ``full`` application stops it for 30 to 40 ms, traced or not, every 1,500 requests, so in a
 shorter window the p99 tells whether one or two of them fell into it. They also visit the objects of the tracer and of
 its HTTP library, so in a small application they are a part of tracing's p99. With ``--freeze`` each server calls
-``gc.freeze()`` before its first request, which takes what exists then out of them.
+``gc.freeze()`` before its first request, which takes what exists then out of them. The extra ``bench`` installs uvloop
+and httptools, as ``uvicorn[standard]`` does; with ``--plain`` uvicorn uses asyncio and h11, as without that extra.
 CPU and resident memory are the server's, by the operating system's accounting. The collector counts the spans that
 arrive; of ddtrace all do at any share, since Datadog's agent needs them for its statistics. ``--app`` names the
 application, see ``service_apps.py``, and with ``--workers 2`` two processes share the port.
@@ -32,7 +33,7 @@ import time
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .service_apps import APPS, PATH
 from .service_contenders import CONTENDERS
@@ -50,12 +51,27 @@ PAUSE_MS = 10  # between the requests of a connection below saturation; their nu
 SATURATED = 0.85  # of a worker's core: with less, the load or another process was the limit
 
 
+class Setup(NamedTuple):
+    """What all contenders of a run have in common: the application, and how it is served."""
+
+    app: str
+    workers: int = 1
+    freeze: bool = False
+    plain: bool = False  # asyncio and h11, also where uvloop and httptools are installed
+
+    def title(self) -> str:
+        """Name uvicorn's event loop and parser, which are most of an untraced request's cost, and the rest."""
+        loop = "uvloop" if find_spec("uvloop") and not self.plain else "asyncio"
+        parser = "httptools" if find_spec("httptools") and not self.plain else "h11"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        frozen = ", frozen" if self.freeze else ""
+        return f"uvicorn with {loop} and {parser}, {workers}, application {self.app!r}{frozen}"
+
+
 class Service:
     """The server processes of one contender: one, or several workers on one port."""
 
-    def __init__(
-        self, contender: str, url: str, share: float, app: str, cores: list[set[int]], *, freeze: bool
-    ) -> None:
+    def __init__(self, contender: str, url: str, share: float, setup: Setup, cores: list[set[int]]) -> None:
         self.contender = contender
         self.busy: list[Window] = []
         self.calm: list[Window] = []
@@ -66,7 +82,8 @@ class Service:
         self.workers: list[subprocess.Popen[str]] = []
         try:
             for own in cores:
-                options = [str(share), str(self.port), app, "freeze" if freeze else ""]
+                flags = ["--freeze"] * setup.freeze + ["--plain"] * setup.plain
+                options = [str(share), str(self.port), setup.app, *flags]
                 worker, (self.port,) = _child(own, "serve", contender, url, *options)
                 self.workers.append(worker)
         except BaseException:
@@ -167,15 +184,12 @@ def measure(
     rounds: int,
     seconds: float,
     requests: int,
-    app: str,
-    workers: int,
+    setup: Setup,
     say: Callable[[str], None],
-    *,
-    freeze: bool,
 ) -> list[Result]:
     """Return a result for each of *contenders*; one that fails is left out, and reported with *say*."""
     available = sorted(os.sched_getaffinity(0))
-    server_cores = [{available[number % len(available)]} for number in range(workers)]
+    server_cores = [{available[number % len(available)]} for number in range(setup.workers)]
     load_cores = {available[-1]}
     results: list[Result] = []
     with ExitStack() as stack:
@@ -199,7 +213,7 @@ def measure(
 
         def start(place: int, name: str) -> None:
             nonlocal untraced
-            service = Service(name, f"http://127.0.0.1:{ports[place]}", share, app, server_cores, freeze=freeze)
+            service = Service(name, f"http://127.0.0.1:{ports[place]}", share, setup, server_cores)
             stack.callback(service.kill)
             services[name] = place, service
             warm = service.measure(min(1.0, seconds), load_cores)
@@ -215,7 +229,7 @@ def measure(
                 def windows(service: Service = service) -> None:
                     busy = service.measure(seconds, load_cores)
                     service.busy.append(busy)
-                    used = busy.requests_per_s * busy.cpu_us / 1e6 / workers
+                    used = busy.requests_per_s * busy.cpu_us / 1e6 / setup.workers
                     if used < SATURATED:
                         say(f"{service.contender} used {used:.0%} of its cores: not saturated, do not trust the ratio")
                     for found, rate in ((service.calm, untraced), (service.own, busy.requests_per_s)):
@@ -228,7 +242,7 @@ def measure(
             attempt(name, service.stop)
         counts = json.loads(collector.communicate(timeout=30)[0])
         for name, (place, service) in services.items():
-            arrived = counts[place] / (APPS[app].steps * max(1, service.served))
+            arrived = counts[place] / (APPS[setup.app].steps * max(1, service.served))
             results.append(Result(name, share, service.busy, service.calm, service.own, service.resident_mb, arrived))
     return results
 
@@ -248,6 +262,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="server processes (default: 1)")
     parser.add_argument("--app", choices=list(APPS), default="tasks", help="the application (default: tasks)")
     parser.add_argument("--freeze", action="store_true", help="have each server call gc.freeze() once it is set up")
+    parser.add_argument("--plain", action="store_true", help="serve with asyncio and h11, not uvloop and httptools")
     parser.add_argument("--svg", metavar="PATH", help="also draw the results at the first share of --sampling")
     return parser
 
@@ -264,21 +279,11 @@ def main() -> int:
         print(f"{time.monotonic() - begin:4.0f} s  {text}", file=sys.stderr, flush=True)
 
     present = ["none", *[name for name in wanted if name != "none" and _is_installed(name)]]
+    setup = Setup(options.app, options.workers, options.freeze, options.plain)
     results: list[Result] = []
     for share in map(float, options.sampling.split(",")):
-        results += measure(
-            present,
-            share,
-            options.rounds,
-            options.seconds,
-            options.requests,
-            options.app,
-            options.workers,
-            say,
-            freeze=options.freeze,
-        )
-    title = f"{_machine()}, {_server()}, {_workers(options.workers)}, application {options.app!r}"
-    title += ", frozen" if options.freeze else ""
+        results += measure(present, share, options.rounds, options.seconds, options.requests, setup, say)
+    title = f"{_machine()}, {setup.title()}"
     print(f"{title}.\n")
     print("\n".join(table(results)))
     for name in wanted:
@@ -294,16 +299,6 @@ def main() -> int:
 def _is_installed(contender: str) -> bool:
     command = [sys.executable, "-m", "bench.service_child", "installed", contender]
     return bool(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
-
-
-def _server() -> str:
-    """Name uvicorn's event loop and parser, which are most of an untraced request's cost."""
-    loop = "uvloop" if find_spec("uvloop") else "asyncio"
-    return f"uvicorn with {loop} and {'httptools' if find_spec('httptools') else 'h11'}"
-
-
-def _workers(count: int) -> str:
-    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _machine() -> str:

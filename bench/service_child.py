@@ -1,7 +1,7 @@
 """The processes of ``bench.service``: a server that one contender traces, a collector, a load generator.
 
-``python -m bench.service_child serve CONTENDER URL SHARE PORT APP FREEZE``, ``collect COUNT`` and ``load HOST PORT PATH
-SECONDS CONNECTIONS PAUSE_MS``. Each prints its ports or figures as JSON.
+``python -m bench.service_child serve CONTENDER URL SHARE PORT APP [--freeze] [--plain]``, ``collect COUNT`` and ``load
+HOST PORT PATH SECONDS CONNECTIONS PAUSE_MS``. Each prints its ports or figures as JSON.
 """
 
 from __future__ import annotations
@@ -22,24 +22,32 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 
-def serve(contender: str, url: str, share: float, port: int, app: str, freeze: bool) -> None:
+def serve(contender: str, url: str, share: float, port: int, app: str, *flags: str) -> None:
     """Run uvicorn on *port*, which other workers may share, until SIGINT; then print the number of served requests.
 
-    With *freeze*, full garbage collections leave out what exists before the first request.
+    With ``--freeze``, full garbage collections leave out what exists before the first request; with ``--plain``, uvicorn
+    uses neither uvloop nor httptools.
     """
     import uvicorn
 
     tracing = CONTENDERS[contender].start(url, share)
-    with socket.create_server(("127.0.0.1", port), backlog=128, reuse_port=True) as listening:
+    # With the protocol named, as getaddrinfo() does: asyncio sets TCP_NODELAY only then.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(128)
         listening.setblocking(False)
         own_port = listening.getsockname()[1]
         served, served_app = APPS[app].make(tracing, own_port)
-        if freeze:
+        if "--freeze" in flags:
             gc.collect()
             gc.freeze()
         _print([own_port])
+        config = uvicorn.Config(served_app, log_level="warning", access_log=False)
+        if "--plain" in flags:
+            config.loop, config.http = "asyncio", "h11"
         try:
-            uvicorn.Server(uvicorn.Config(served_app, log_level="warning", access_log=False)).run(sockets=[listening])
+            uvicorn.Server(config).run(sockets=[listening])
         except KeyboardInterrupt:  # uvicorn raises the signal again; this process then ends with its exit handlers
             pass
     _print(served())
@@ -170,8 +178,8 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command == "serve":
-        contender, url, share, port, app, freeze = arguments
-        serve(contender, url, float(share), int(port), app, freeze == "freeze")
+        contender, url, share, port, app, *flags = arguments
+        serve(contender, url, float(share), int(port), app, *flags)
     elif command == "installed":
         _print(is_installed(*arguments))
     elif command == "collect":

@@ -156,7 +156,7 @@ def test_a_check_passes_where_no_target_is_missed():
 @pytest.mark.one_form
 @pytest.mark.parametrize(
     "app",
-    [["tasks"], ["spans", "--workers", "2"], pytest.param(["full"], marks=needs_grpc)],
+    [["tasks", "--plain"], ["spans", "--workers", "2"], pytest.param(["full"], marks=needs_grpc)],
     ids=lambda app: app[0],
 )
 def test_the_bench_of_a_service_counts_every_span_of_every_request(app, tmp_path):
