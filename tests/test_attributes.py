@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 from tracekit._core import attributes
 from tracekit._core.attributes import MISSING, Bounded, clean
+from tracekit._core.codecs import has_text_keys
 
 same = settings(deadline=None, derandomize=True, database=None)
 
@@ -834,6 +835,45 @@ def test_every_kept_value_is_plain_and_within_the_limits(value, limit):
     if cuts == 0 and plain is not MISSING:
         again, _ = clean(plain, limit)
         assert repr(again) == repr(plain)
+
+
+class Holder:
+    def __init__(self):
+        self.one = self.two = 1
+
+
+def a_dict_that_had(*keys):
+    """Return a dict of text keys in a table that CPython has made for *keys*, too."""
+    made = dict.fromkeys(["a", *keys, "b"], 1)
+    for key in keys:
+        del made[key]
+    return made
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {},
+        {"a": 1},
+        {"a": None, "é": ()},
+        vars(Holder()),
+        dict(vars(Holder())),
+        a_dict_that_had(1),
+        a_dict_that_had(Text("c"), b""),
+        {str(number): number for number in range(1000)},
+        {"a": 1} | {"b": 2},
+    ],
+)
+def test_keys_of_type_str_are_told_from_others(items):
+    assert has_text_keys(items)
+    assert has_text_keys(items.copy())
+    for key in (1, None, Text("d"), b"d"):
+        assert not has_text_keys({**items, key: 1})
+        assert not has_text_keys({key: 1, **items})
+        items[key] = 1
+        assert not has_text_keys(items)
+        del items[key]
+        assert has_text_keys(items)
 
 
 def test_missing_has_a_readable_repr():

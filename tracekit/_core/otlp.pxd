@@ -10,6 +10,7 @@ from .span cimport CANCELLED, ERROR, OK, Span
 from .tracer cimport Tracer
 
 cdef str _INTERNAL
+cdef tuple KINDS
 
 cdef enum:
     HAS_IS_REMOTE = 0x100
@@ -44,7 +45,7 @@ cdef class Encoder:
 
 
 @cython.locals(
-    out=Octets, span=Span, tracer=Tracer, tracers=list, outs=list, counts=list, load=Py_ssize_t, place=Py_ssize_t,
+    out=Octets, run=Run, first=Span, span=Span, tracer=Tracer, made=list, outs=list, load=Py_ssize_t, place=Py_ssize_t,
     at=Py_ssize_t, records_all=bint
 )
 cdef object _put_runs(list runs, list spans)
@@ -79,6 +80,10 @@ cdef int _width(Py_ssize_t count) noexcept
 
 @cython.locals(parent=uint64_t, is_remote=bint)
 cdef Py_ssize_t _put_span(Octets out, Span span) except -1
+
+
+@cython.locals(at=Py_ssize_t)
+cdef int _number_of(object kind) except -1
 
 
 @cython.locals(items=Items)

@@ -128,41 +128,42 @@ class Encoder:
 
 
 def _put_runs(runs: list[Any], spans: list[Any]) -> None:
-    """Append *spans* to *runs*, encoded: one run for each of a few tracers. Beyond a portion's load, append the spans.
+    """Append *spans*, at least one, to *runs*, encoded: a run for each tracer. Beyond a portion's load, append the spans.
 
     So are spans of traces that are not sampled: they were recorded for readers, and the exporting thread leaves them out.
     """
-    tracers: list[Any] = []
-    outs: list[Any] = []
-    counts: list[Any] = []
+    first: Span = spans[0]
+    tracer = first._tracer
+    records_all = tracer.records_all
+    run, out = Run(tracer, b"", 0), Octets()
+    made, outs = [run], [out]
     load = place = 0
-    records_all = False
-    tracer: Tracer | None = None
-    out = Octets()
     for at in range(len(spans)):
         span: Span = spans[at]
         if span._tracer is not tracer:
-            for place in range(len(tracers)):
-                if tracers[place] is span._tracer:
+            tracer = span._tracer
+            records_all = tracer.records_all
+            for place in range(len(made)):
+                run, out = made[place], outs[place]
+                if run._tracer is tracer:
                     break
             else:
-                place = len(tracers)
-                tracers.append(span._tracer)
-                outs.append(Octets())
-                counts.append(0)
-            tracer, out = span._tracer, outs[place]
-            records_all = tracer.records_all
+                run, out = Run(tracer, b"", 0), Octets()
+                made.append(run)
+                outs.append(out)
         if records_all and not span.context.sampled:
             runs.append(span)
             continue
-        counts[place] += 1
+        run.count += 1
         load += 1 + _put_span(out, span) // _LARGE
         if load >= _PORTION:
             runs += spans[at + 1 :]
             break
-    for place in range(len(tracers)):
-        if counts[place]:
-            runs.append(Run(tracers[place], bytes(outs[place]), counts[place]))
+    for place in range(len(made)):
+        run = made[place]
+        if run.count:
+            run.octets = bytes(outs[place])
+            runs.append(run)
 
 
 @nonecheck(True)
@@ -306,7 +307,7 @@ def _put_span(out: Octets, span: Span) -> int:
         span.context._state,
         parent,
         span._name,
-        1 if span._kind is _INTERNAL else KINDS.index(span._kind) + 1,
+        1 if span._kind is _INTERNAL else _number_of(span._kind),
         span._start,
         span._stop,
     )
@@ -332,6 +333,14 @@ def _put_span(out: Octets, span: Span) -> int:
         out.close(part)
     is_remote = span.parent is not None and span.parent._remote
     return out.close_span(whole, span.context._bits & 0xFF | HAS_IS_REMOTE | (IS_REMOTE if is_remote else 0))
+
+
+def _number_of(kind: Any) -> int:
+    """Return OTLP's number of *kind*, which is one of ``KINDS``; by comparing texts only where it is another object."""
+    for at in range(len(KINDS)):
+        if KINDS[at] is kind:
+            return at + 1
+    return KINDS.index(kind) + 1
 
 
 def _put_events(out: Octets, events: Entries) -> None:

@@ -601,9 +601,9 @@ class Span:
             else:
                 self._put_all(dict(given.mapping()))
         elif type(items) is dict:
-            if attributes is None and items:
+            if attributes is None:
                 attributes = self._attributes = Items.__new__(Items)
-            if attributes is None or attributes.fill(items, self._tracer.max_attributes, self._tracer.max_value):
+            if attributes.fill(items, self._tracer.max_attributes, self._tracer.max_value):
                 return
             if WITHOUT_GIL:
                 alone()
