@@ -177,6 +177,7 @@ def test_the_bench_of_a_service_counts_every_span_of_every_request(app, tmp_path
     ]
     done = run("-m", "bench.service", *short, "--app", *app)
     assert done.returncode == 0, done.stderr
+    assert ("asyncio and h11" in done.stdout) == ("--plain" in app)
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     head, _, untraced, traced = [[cell.strip() for cell in line.split("|")[1:-1]] for line in rows]
     assert untraced[0] == "none"
