@@ -14,17 +14,13 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     /* Tell whether a dict's table is one for keys of type str alone, as CPython makes it until it gets another key. The
-       struct is the beginning of the one in internal/pycore_dict.h, of 3.11 to 3.15. */
+       struct is the beginning of the one in internal/pycore_dict.h, from 3.11 on. */
     static inline int tk_is_for_text(PyObject *dict) {
-    #if PY_VERSION_HEX < 0x03100000
         const struct {
             Py_ssize_t references;
             uint8_t log2_size, log2_index_bytes, kind;
         } *table = (const void *)((PyDictObject *)dict)->ma_keys;
         return table->kind != 0;  /* DICT_KEYS_GENERAL */
-    #else
-        return (void)dict, 0;
-    #endif
     }
     """
     bint tk_is_for_text(dict items) noexcept
@@ -32,6 +28,8 @@ cdef extern from *:
 
 cdef enum:
     SEARCHED = 128  # attributes: the default limit
+
+cdef bint _tables_tell = tk_is_for_text({"": 0}) and not tk_is_for_text({"": 0, 0: 0})  # that the struct is right
 
 
 cdef inline bint _is_same(object one, object other) noexcept:
@@ -58,7 +56,7 @@ cpdef bint has_text_keys(dict items) noexcept:
     cdef PyObject* key
     cdef PyObject* value
     cdef Py_ssize_t at = 0
-    if tk_is_for_text(items):
+    if _tables_tell and tk_is_for_text(items):
         return True
     while PyDict_Next(items, &at, &key, &value):
         if not PyUnicode_CheckExact(<object>key):
