@@ -36,7 +36,10 @@ LAYERS = [
         "_words": "names of other tracers, and what to write instead",
         "cython": "stand-ins for the names of Cython that compiled files import, for where they run uncompiled",
     },
-    {"_libraries": "the libraries that can be instrumented: a table, and entry points"},
+    {
+        "_exits": "calls at the end of the process, also of children that end without atexit",
+        "_libraries": "the libraries that can be instrumented: a table, and entry points",
+    },
     {"_import_hook": "reports the imports of these libraries; under tracekit run, calls back at the first"},
     {
         "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",

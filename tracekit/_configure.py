@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 from _thread import RLock
@@ -395,6 +394,7 @@ def _started() -> Pipeline:
     """Return this process's pipeline, made when it is first needed; a program that only propagates never imports it."""
     global _pipeline
     if _pipeline is None:
+        from ._exits import call_at_end_of_child, call_at_exit
         from ._export.pipeline import Pipeline
 
         made = Pipeline()
@@ -402,37 +402,9 @@ def _started() -> Pipeline:
             if _pipeline is None:  # otherwise a signal handler or another thread has made it
                 _pipeline = made
         if _pipeline is made:
-            atexit.register(_at_exit)
-            made.finish_in_child()
-            _finish_before_celery()
+            call_at_exit(shutdown)
+            call_at_end_of_child(made, lambda pipeline: pipeline.shutdown(_TIMEOUT_S))
     return _pipeline
-
-
-_OUTERMOST = (("__main__", "<module>"), ("runpy", "_run_module_as_main"))
-
-
-def _at_exit() -> None:
-    shutdown()
-    if _is_interrupted():
-        try:
-            exec("raise KeyboardInterrupt")
-        except KeyboardInterrupt:
-            pass
-
-
-def _is_interrupted() -> bool:
-    """Return whether a ``KeyboardInterrupt`` has ended the program, which CPython then ends by SIGINT.
-
-    CPython forgets that where text is executed meanwhile, as in the imports of many modules, and remembers it where that
-    text is left by a ``KeyboardInterrupt``.
-    """
-    # The outermost one: of the program, or of runpy for python -m; of neither where C called Python and printed the error.
-    frame = getattr(getattr(sys, "last_traceback", None), "tb_frame", None)
-    if frame is None or sys.last_type is not KeyboardInterrupt or hasattr(sys, "ps1"):
-        return False
-    if frame.f_back is not None:  # a console in the program, such as code.InteractiveConsole, executed the text
-        return False
-    return (frame.f_globals.get("__name__"), frame.f_code.co_name) in _OUTERMOST
 
 
 def _use_exporter(pipeline: Pipeline, exporter: Exporter | None) -> None:
@@ -446,7 +418,6 @@ def _after_fork() -> None:
     parents_spans = after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
-        _finish_before_celery()
     if _detected is not None and _detected[0] is _configured:
         _renew_resource(_configured, _detected[1])
     del parents_spans  # now that callbacks of weak references to them find the child's state
@@ -466,17 +437,6 @@ def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:
     own = tracer.replace(resource=MappingProxyType(renewed))
     _use(own)
     _detected = own, {key: renewed[key] for key in detected if key in renewed}
-
-
-def _finish_before_celery() -> None:
-    """Shut down at celery's worker_process_shutdown: a recycled pool process ends with os._exit(), without atexit."""
-    ending: Any = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
-    if ending is not None:
-        ending.connect(_finish, weak=False, dispatch_uid="tracekit")
-
-
-def _finish(**_: object) -> None:
-    shutdown()
 
 
 # Needed without configure() too: the random words drawn ahead must not be the parent's.
