@@ -137,7 +137,7 @@ class Pipeline:
             return True
         if worker.has("hurry"):
             worker.ask("hurry")
-        is_done = worker.call(Job(worker.stop, is_last=True), timeout_s)
+        is_done = worker.run(Job(worker.stop, is_last=True), timeout_s)
         final = worker.abandon()
         lost = final.failed - worker.counts.failed  # spans in hand and held
         if lost > 0:
