@@ -62,7 +62,7 @@ LAYERS = [
         "_export": "the Exporter protocol, the pipeline's thread, and notices in the log",
     },
     {"_environment": "defaults for configure() from OpenTelemetry's environment variables"},
-    {"_resource": "detectors of the resource: process, host, container, pod"},
+    {"_resource": "the resource: detectors of process, host, container, pod, and given attributes"},
     {"_configure": "configure(), and the life of the default tracer: flush, shutdown, statistics, exit, fork"},
     {"_signals": "flush before a signal ends the program"},
     {"_instrument": "instrument() and uninstrument(): integrations, or OpenTelemetry's instrumentors on the bridge"},

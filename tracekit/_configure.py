@@ -8,16 +8,13 @@ from _thread import RLock
 
 from ._arguments import bounded_timeout, check_arguments, formats_of, names_right_keyword, sampler_of
 from ._core import misuse
-from ._core.attributes import MISSING, clean
 from ._core.buffer import buffer
 from ._core.context import set_ids
-from ._core.records import Limits, Statistics
 from ._core.scopes import context_scope, current_context
 from ._core.span import after_fork, set_tracer
 from ._core.stdlib import MappingProxyType
 from ._core.tracer import Tracer
 from ._forks import call_in_child
-from ._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
 
     from ._arguments import OtelIds, OtelSampler
     from ._core.context import SpanContext
+    from ._core.records import Limits, Statistics
     from ._core.span import Span
     from ._core.tracer import Hooks
     from ._environment import Environment
@@ -102,7 +100,7 @@ def configure(
     from . import _propagation
     from ._distribution import warn_of_clash
     from ._environment import Environment, say
-    from ._resource import detect
+    from ._resource import detect, merged
 
     environment = Environment(environ)
     is_disabled = environment.is_disabled()
@@ -114,7 +112,7 @@ def configure(
     interval_s = environment.export_interval_s() if export_interval_s is None else export_interval_s
     named = {} if service is None else {"service.name": service}
     detected = detect(environment)
-    attributes = _resource(detected, environment.resource(), named, resource or {})
+    attributes = merged(detected, environment.resource(), named, resource or {})
     # Last, when nothing can be wrong any more: it may open files and connections.
     if is_disabled:
         used = None
@@ -165,25 +163,17 @@ def statistics() -> Statistics:
     return _started().statistics()
 
 
-class _Instead:
-    """Pass spans to *exporter*; the account and the shutdown stay those of *owner*."""
-
-    def __init__(self, exporter: Exporter, owner: Exporter) -> None:
-        self.export = exporter.export
-        self.shutdown = owner.shutdown
-        for name in ("account", "hurry"):
-            if hasattr(owner, name):
-                setattr(self, name, getattr(owner, name))
-
-
 def lend(exporter: Exporter) -> Iterator[None]:
     """Record every trace for *exporter*, yield once, then restore the former settings: for ``contextlib.contextmanager``."""
+    from ._export.stand_ins import Instead
+    from ._resource import merged
+
     before = _configured
-    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
+    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or merged({"service.name": "test"}))
     pipeline = _started()
     pipeline.flush(_TIMEOUT_S)
     owner = pipeline.exporter
-    used = exporter if owner is None else _Instead(exporter, owner)
+    used = exporter if owner is None else Instead(exporter, owner)
     if owner is None:
         _use_exporter(pipeline, used)
     else:
@@ -366,23 +356,6 @@ def _tracer(
         decision = {"threshold": sampler.threshold, "state": sampler.state}
     records_all = getattr(exporter, "records_all", False) is True
     return Tracer(recording=exporter is not None, records_all=records_all, limits=limits, resource=resource, **decision)
-
-
-def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Merge *sources* into one resource; later ones win."""
-    resource: dict[str, Any] = {
-        "telemetry.sdk.name": "tracekit",
-        "telemetry.sdk.language": "python",
-        "telemetry.sdk.version": __version__,
-    }
-    for source in sources:
-        for key, value in source.items():
-            if not isinstance(key, str):
-                raise TypeError(f"resource must have str keys, not {type(key).__name__}")
-            plain, _ = clean(value, Limits().value_length)
-            if plain is not MISSING:
-                resource[str.__str__(key)] = plain  # of a StrEnum, say: encoders take plain text only
-    return MappingProxyType(resource)
 
 
 def current_resource() -> Mapping[str, Any]:
