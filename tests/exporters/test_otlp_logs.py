@@ -574,6 +574,25 @@ if __name__ == "__main__":
     assert logs.bodies == ["__mp_main__", *["end"] * (then != "pass"), "__main__"]
 
 
+def test_a_process_of_celery_sends_at_its_end_what_it_logged(logs):
+    program = f"""
+import logging, os, sys, types
+from tracekit.exporters import otlp_logs
+
+receivers = []
+ending = types.SimpleNamespace(connect=lambda receiver, **_: receivers.append(receiver))  # celery's
+sys.modules["celery.signals"] = types.SimpleNamespace(worker_process_shutdown=ending)
+otlp_logs._INTERVAL_S = 3600.0
+logging.getLogger().addHandler(otlp_logs.OTLPLogHandler({logs.url!r}, environ={{}}))
+logging.error("last")
+for receiver in receivers:
+    receiver(signal=ending, sender=None, exitcode=0)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, logs.bodies) == (0, "", ["last"])
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("target", [log_in_child, log_and_end])
