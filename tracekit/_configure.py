@@ -8,7 +8,6 @@ from _thread import RLock
 
 from ._arguments import bounded_timeout, check_arguments, formats_of, names_right_keyword, sampler_of
 from ._core import misuse
-from ._core.buffer import buffer
 from ._core.context import set_ids
 from ._core.scopes import context_scope, current_context
 from ._core.span import after_fork, set_tracer
@@ -18,7 +17,6 @@ from ._forks import call_in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import contextvars
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, Literal, Never
 
@@ -173,11 +171,11 @@ def lend(exporter: Exporter) -> Iterator[None]:
     pipeline = _started()
     pipeline.flush(_TIMEOUT_S)
     owner = pipeline.exporter
-    used = exporter if owner is None else Instead(exporter, owner)
     if owner is None:
-        _use_exporter(pipeline, used)
+        used = exporter
+        pipeline.use(used)
     else:
-        pipeline.exporter = used
+        pipeline.exporter = used = Instead(exporter, owner)
     _use(lent)
     try:
         yield
@@ -188,7 +186,7 @@ def lend(exporter: Exporter) -> Iterator[None]:
         if pipeline.exporter is not used:
             pass  # configure() was called meanwhile
         elif owner is None:
-            _use_exporter(pipeline, None)
+            pipeline.use(None)
         else:
             pipeline.exporter = owner
 
@@ -196,13 +194,6 @@ def lend(exporter: Exporter) -> Iterator[None]:
 def tracer_in_use() -> Tracer:
     """Return the tracer of new spans."""
     return _in_use
-
-
-def export_context() -> contextvars.Context:
-    """Return the Context that is copied for each call of an exporter."""
-    from ._export.threads import EXPORT_CONTEXT
-
-    return EXPORT_CONTEXT
 
 
 def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
@@ -292,7 +283,7 @@ def add_tap(take: Callable[[Sequence[Span]], object], *, records_all: bool) -> N
         if take not in taps.taps:
             taps.taps += (take,)
     if pipeline.exporter is None:
-        _use_exporter(pipeline, None)
+        pipeline.use(None)
     with _setting:
         _records_all = _records_all or records_all
         _use(_configured)
@@ -308,7 +299,7 @@ def remove_tap(take: Callable[[Sequence[Span]], object]) -> None:
             _records_all = False
             _use(_configured)
     if not left and pipeline.exporter is None:
-        _use_exporter(pipeline, None)
+        pipeline.use(None)
 
 
 def _use(tracer: Tracer) -> None:
@@ -378,11 +369,6 @@ def _started() -> Pipeline:
             call_at_exit(shutdown)
             call_at_end_of_child(made, lambda pipeline: pipeline.shutdown(_TIMEOUT_S))
     return _pipeline
-
-
-def _use_exporter(pipeline: Pipeline, exporter: Exporter | None) -> None:
-    """Use *exporter* with the default interval; without one, the pipeline serves its taps alone, if it has any."""
-    pipeline.use(exporter, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
 
 
 def _after_fork() -> None:

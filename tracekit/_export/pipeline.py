@@ -66,12 +66,16 @@ class Pipeline:
         self,
         exporter: Exporter | None,
         *,
-        capacity: int,
-        interval_s: float,
-        timeout_s: float,
+        capacity: int | None = None,
+        interval_s: float = 1.0,
+        timeout_s: float = 5.0,
         batch_size: int | None = None,
     ) -> None:
-        """Replace the exporter, after the previous one was flushed and closed, for at most *timeout_s*."""
+        """Replace the exporter, after the previous one was flushed and closed, for at most *timeout_s*.
+
+        Without one the taps alone are served, if there are any. Without *capacity* the buffer keeps that which it has.
+        """
+        capacity = buffer.capacity if capacity is None else capacity
         with self._lock:
             self._next = threading.get_ident(), exporter, capacity, interval_s, batch_size
             try:
