@@ -23,7 +23,7 @@ from tracekit._core import misuse
 from tracekit.testing import MemoryExporter
 
 from .tools.accounts import statistics
-from .tools.backends import BACKENDS
+from .tools.backends import ASYNCIO, TRIO
 from .tools.forms import FORMS, Form
 from .tools.pipeline import Gate, end
 
@@ -39,6 +39,7 @@ for name in [
     for name in os.environ
     if name.startswith("OTEL_")
     or name in {"TRACEKIT_DEBUG_PAGES", "TRACEKIT_PROPAGATE_TO", "TRACEKIT_SQLITE_PATH", "TRACEKIT_SPOOL"}
+    or name in {"FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"}
 ]:
     del os.environ[name]
 
@@ -212,6 +213,15 @@ def _frozen(request):
 
 
 @pytest.fixture
+def lenient(monkeypatch):
+    """Wrong arguments are reported, as outside tests."""
+    monkeypatch.setattr(misuse, "_seen", set())
+    before = misuse.set_strict(False)
+    yield
+    misuse.set_strict(before)
+
+
+@pytest.fixture
 def nothing_is_logged(caplog):
     """Fail the test if anything was logged during its call."""
     yield
@@ -260,7 +270,7 @@ def form(request):
     return request.param
 
 
-@pytest.fixture(params=[pytest.param(backend, id=name) for name, backend in BACKENDS.items()])
+@pytest.fixture(params=[*ASYNCIO, TRIO])
 def anyio_backend(request):
     return request.param
 

@@ -29,8 +29,6 @@ HOSTILE = "[bold]\x1b[31m\x1b]0;title\x07\r\n\x9b2J\u202e\ud800\x7f"
 def _plain_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TZ", "UTC")
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
     if hasattr(time, "tzset"):
         time.tzset()
 

@@ -11,15 +11,9 @@ import pytest
 
 import tracekit
 
+from .tools.pipeline import Discard
+
 COUNT = 100_000
-
-
-class Discard:
-    def export(self, spans):
-        pass
-
-    def shutdown(self):
-        pass
 
 
 @pytest.fixture

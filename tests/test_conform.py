@@ -40,8 +40,6 @@ FRESH = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03"
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-    monkeypatch.delenv("TTY_COMPATIBLE", raising=False)
 
 
 def failures(capsys, url, *options, status=1):

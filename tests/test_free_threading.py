@@ -222,7 +222,7 @@ def test_settings_that_threads_change_at_once_are_all_in_force():
 
 
 def test_threads_that_need_the_pipeline_first_have_the_same(monkeypatch):
-    monkeypatch.setattr(_configure.atexit, "register", lambda _: None)
+    monkeypatch.setattr("atexit.register", lambda *_: None)
     for _ in range(300):
         monkeypatch.setattr(_configure, "_pipeline", None)
         found = []

@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_pro
 
 import tracekit
 from tracekit import metrics
+from tracekit._export import on_demand
 from tracekit._metrics.histograms import MAX_BUCKETS, Exemplar, Exponential
 from tracekit.exporters._otlp import answers as _answers
-from tracekit.exporters._otlp import background
 from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.tail import TailSampler
 from tracekit.metrics import OTLPMetrics, RedMetrics, prometheus
@@ -464,7 +464,7 @@ def test_without_a_thread_a_flush_and_the_end_of_the_program_send_all_series(mon
     def refuse(*_):
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(background, "start_thread", refuse)
+    monkeypatch.setattr(on_demand, "start_thread", refuse)
     with Collector() as collector:
         measured(("server", HTTP, 0.3), push=OTLPMetrics(collector.url.removesuffix("/v1/traces"), environ={}))
         tracekit.shutdown(60)
@@ -478,7 +478,7 @@ def test_without_a_thread_ctrl_c_reaches_the_caller_of_a_flush(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(background, "start_thread", refuse)
+    monkeypatch.setattr(on_demand, "start_thread", refuse)
     red = RedMetrics(push=OTLPMetrics("http://127.0.0.1:1", environ={}))
     red.export(measured(("server", HTTP, 0.3)).exporter.spans)
     red._push._send = interrupt
@@ -603,7 +603,7 @@ def test_a_flush_in_the_child_of_a_fork_does_not_wait_for_the_parents_thread():
         push = OTLPMetrics(collector.url.removesuffix("/v1/traces") + "/v1/metrics", interval_s=3600, environ={})
         red = measured(("server", HTTP, 1), push=push)
         assert red._background is not None
-        assert red._background._is_served.locked()
+        assert red._background.is_served.locked()
         child = os.fork()
         if not child:
             os._exit(0 if red.flush(0.0) else 1)  # there is nothing to wait for

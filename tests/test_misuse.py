@@ -21,14 +21,6 @@ from tracekit.testing import recording
 from .tools.proxies import Failing, Posing, Unbound
 
 
-@pytest.fixture
-def lenient(monkeypatch):
-    monkeypatch.setattr(misuse, "_seen", set())
-    before = misuse.set_strict(False)
-    yield
-    misuse.set_strict(before)
-
-
 class NoPairs(dict):
     def items(self):
         return [1, 2]

@@ -13,7 +13,7 @@ import pytest
 
 import tracekit
 from tracekit import _configure
-from tracekit._export import pipeline, worker
+from tracekit._export import on_demand, pipeline, worker
 from tracekit.exporters._otlp.background import Background
 from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.tail import TailSampler
@@ -125,7 +125,7 @@ def test_where_no_thread_could_be_started_a_later_span_tries_again(error, count,
     tracekit.configure(exporter=memory, export_interval_s=0.01, buffer_size=4)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        patch.setattr(worker, "_START_AGAIN_S", LONG)
+        patch.setattr(on_demand, "_START_AGAIN_S", LONG)
         end(count)
         assert len(refused) == 1  # not for each span
     _configure._pipeline._worker._start_at = 0.0
@@ -207,7 +207,7 @@ def test_without_a_thread_what_a_signal_handler_raises_reaches_the_caller_of_a_f
     interrupted = ""
     memory = Interrupted()
     tracekit.configure(exporter=memory if front is None else front(memory), batch_size=2, export_interval_s=LONG)
-    monkeypatch.setattr(worker, "start_thread", refuse)
+    monkeypatch.setattr(on_demand, "start_thread", refuse)
     balance = Balance()
     end(4)
     interrupted = method
@@ -239,7 +239,7 @@ def test_where_daemon_threads_are_not_allowed_flush_exports(monkeypatch):
 # ---- calls from signal handlers and finalizers
 
 
-PIPELINE = {Path(pipeline.__file__), Path(worker.__file__)}
+PIPELINE = {Path(module.__file__) for module in (on_demand, pipeline, worker)}
 CALLS = {
     "statistics": tracekit.statistics,
     "flush": lambda: tracekit.flush(0.01),

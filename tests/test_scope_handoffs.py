@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-import sys
 import threading
 import weakref
 
@@ -20,25 +19,10 @@ import trio
 import tracekit
 from tracekit.testing import span_tree
 
+from .tools.backends import ASYNCIO, TRIO
+from .tools.pipeline import Discard
+
 pytestmark = pytest.mark.usefixtures("nothing_is_logged")
-
-ASYNCIO = [pytest.param(("asyncio", {}), id="asyncio")]
-if sys.platform != "win32":
-    ASYNCIO.append(pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"))
-if sys.version_info >= (3, 12):
-
-    def _eager_loop():
-        loop = asyncio.new_event_loop()
-        loop.set_task_factory(asyncio.eager_task_factory)
-        return loop
-
-    ASYNCIO.append(pytest.param(("asyncio", {"loop_factory": _eager_loop}), id="eager"))
-TRIO = [pytest.param(("trio", {}), id="trio")]
-
-
-@pytest.fixture(params=ASYNCIO + TRIO)
-def anyio_backend(request):
-    return request.param
 
 
 @pytest.fixture
@@ -54,16 +38,6 @@ def left_open():
     yield open_and_leave
     for span in spans:
         span.__exit__(None, None, None)
-
-
-class Discard:
-    """An exporter that keeps nothing, for tests of what is kept."""
-
-    def export(self, spans):
-        pass
-
-    def shutdown(self):
-        pass
 
 
 # ---- task spawn
@@ -197,7 +171,7 @@ each_spawn = pytest.mark.parametrize(
     ("anyio_backend", "group"),
     [
         pytest.param(backend.values[0], group, id=f"{backend.id}-{name}")
-        for backends, spawns in ((ASYNCIO, ASYNCIO_SPAWNS), (TRIO, TRIO_SPAWNS))
+        for backends, spawns in ((ASYNCIO, ASYNCIO_SPAWNS), ([TRIO], TRIO_SPAWNS))
         for backend in backends
         for name, group in spawns.items()
     ],
@@ -350,8 +324,8 @@ each_thread = pytest.mark.parametrize(
     ("anyio_backend", "there"),
     [
         pytest.param(backend.values[0], THERE[name], id=f"{backend.id}-{name}")
-        for backend in ASYNCIO + TRIO
-        for name in (["trio.to_thread"] if backend in TRIO else ["asyncio.to_thread"]) + ["anyio.to_thread"]
+        for backend in [*ASYNCIO, TRIO]
+        for name in (["trio.to_thread"] if backend is TRIO else ["asyncio.to_thread"]) + ["anyio.to_thread"]
     ],
     indirect=["anyio_backend"],
 )
@@ -440,9 +414,9 @@ BACK = {
     ("anyio_backend", "back"),
     [
         pytest.param(backend.values[0], BACK[name], id=f"{backend.id}-{name}")
-        for backend in ASYNCIO + TRIO
+        for backend in [*ASYNCIO, TRIO]
         for name in BACK
-        if name.startswith("anyio") or name.startswith("trio") == (backend in TRIO)
+        if name.startswith("anyio") or name.startswith("trio") == (backend is TRIO)
     ],
     indirect=["anyio_backend"],
 )

@@ -23,6 +23,8 @@ from tracekit import ROOT, Event, Limits, Link, Status
 from tracekit._core.free_threading import HAS_GIL
 from tracekit.testing import CountingIds, FakeClock, MemoryExporter, recording, span_tree
 
+from .tools.pipeline import Discard
+
 REMOTE = tracekit.SpanContext("a" * 32, "b" * 16, 1, is_remote=True)
 OTHER = tracekit.SpanContext("c" * 32, "d" * 16, 1)
 NOW = 1_700_000_000_000_000_000
@@ -332,13 +334,6 @@ def test_a_span_whose_coroutine_is_never_finished_ends(exporter):
 
 
 def test_an_ended_span_is_freed_with_its_last_reference():
-    class Discard:
-        def export(self, spans):
-            pass
-
-        def shutdown(self):
-            pass
-
     tracekit.configure(exporter=Discard())
     with tracekit.span("job") as span:
         dead = weakref.ref(span)

@@ -16,6 +16,7 @@ import tracekit
 
 from .tools.accounts import statistics
 from .tools.backends import BACKENDS
+from .tools.pipeline import Discard
 
 IS_PLAIN = tracekit.IMPLEMENTATION == "plain"
 
@@ -28,16 +29,6 @@ class Ids:
 
     def export(self, spans):
         self.ids += [span.context.id for span in spans]
-
-    def shutdown(self):
-        pass
-
-
-class Discard:
-    """An exporter that keeps nothing."""
-
-    def export(self, spans):
-        pass
 
     def shutdown(self):
         pass

@@ -36,7 +36,10 @@ LAYERS = [
         "_words": "names of other tracers, and what to write instead",
         "cython": "stand-ins for the names of Cython that compiled files import, for where they run uncompiled",
     },
-    {"_libraries": "the libraries that can be instrumented: a table, and entry points"},
+    {
+        "_exits": "calls at the end of the process, also of children that end without atexit",
+        "_libraries": "the libraries that can be instrumented: a table, and entry points",
+    },
     {"_import_hook": "reports the imports of these libraries; under tracekit run, calls back at the first"},
     {
         "_core|_speedups*": "the model: contexts, scopes, spans, labels, tracestate, the buffer; codecs in C and in Python",
@@ -59,7 +62,7 @@ LAYERS = [
         "_export": "the Exporter protocol, the pipeline's thread, and notices in the log",
     },
     {"_environment": "defaults for configure() from OpenTelemetry's environment variables"},
-    {"_resource": "detectors of the resource: process, host, container, pod"},
+    {"_resource": "the resource: detectors of process, host, container, pod, and given attributes"},
     {"_configure": "configure(), and the life of the default tracer: flush, shutdown, statistics, exit, fork"},
     {"_signals": "flush before a signal ends the program"},
     {"_instrument": "instrument() and uninstrument(): integrations, or OpenTelemetry's instrumentors on the bridge"},

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
 from _thread import RLock
 
 from ._arguments import bounded_timeout, check_arguments, formats_of, names_right_keyword, sampler_of
 from ._core import misuse
-from ._core.attributes import MISSING, clean
-from ._core.buffer import buffer
 from ._core.context import set_ids
-from ._core.records import Limits, Statistics
 from ._core.scopes import context_scope, current_context
 from ._core.span import after_fork, set_tracer
 from ._core.stdlib import MappingProxyType
 from ._core.tracer import Tracer
 from ._forks import call_in_child
-from ._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import contextvars
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any, Literal, Never
 
     from ._arguments import OtelIds, OtelSampler
     from ._core.context import SpanContext
+    from ._core.records import Limits, Statistics
     from ._core.span import Span
     from ._core.tracer import Hooks
     from ._environment import Environment
@@ -103,7 +98,7 @@ def configure(
     from . import _propagation
     from ._distribution import warn_of_clash
     from ._environment import Environment, say
-    from ._resource import detect
+    from ._resource import detect, merged
 
     environment = Environment(environ)
     is_disabled = environment.is_disabled()
@@ -115,7 +110,7 @@ def configure(
     interval_s = environment.export_interval_s() if export_interval_s is None else export_interval_s
     named = {} if service is None else {"service.name": service}
     detected = detect(environment)
-    attributes = _resource(detected, environment.resource(), named, resource or {})
+    attributes = merged(detected, environment.resource(), named, resource or {})
     # Last, when nothing can be wrong any more: it may open files and connections.
     if is_disabled:
         used = None
@@ -166,29 +161,21 @@ def statistics() -> Statistics:
     return _started().statistics()
 
 
-class _Instead:
-    """Pass spans to *exporter*; the account and the shutdown stay those of *owner*."""
-
-    def __init__(self, exporter: Exporter, owner: Exporter) -> None:
-        self.export = exporter.export
-        self.shutdown = owner.shutdown
-        for name in ("account", "hurry"):
-            if hasattr(owner, name):
-                setattr(self, name, getattr(owner, name))
-
-
 def lend(exporter: Exporter) -> Iterator[None]:
     """Record every trace for *exporter*, yield once, then restore the former settings: for ``contextlib.contextmanager``."""
+    from ._export.stand_ins import Instead
+    from ._resource import merged
+
     before = _configured
-    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or _resource({"service.name": "test"}))
+    lent = Tracer(recording=True, limits=before.limits, resource=before.resource or merged({"service.name": "test"}))
     pipeline = _started()
     pipeline.flush(_TIMEOUT_S)
     owner = pipeline.exporter
-    used = exporter if owner is None else _Instead(exporter, owner)
     if owner is None:
-        _use_exporter(pipeline, used)
+        used = exporter
+        pipeline.use(used)
     else:
-        pipeline.exporter = used
+        pipeline.exporter = used = Instead(exporter, owner)
     _use(lent)
     try:
         yield
@@ -199,7 +186,7 @@ def lend(exporter: Exporter) -> Iterator[None]:
         if pipeline.exporter is not used:
             pass  # configure() was called meanwhile
         elif owner is None:
-            _use_exporter(pipeline, None)
+            pipeline.use(None)
         else:
             pipeline.exporter = owner
 
@@ -207,13 +194,6 @@ def lend(exporter: Exporter) -> Iterator[None]:
 def tracer_in_use() -> Tracer:
     """Return the tracer of new spans."""
     return _in_use
-
-
-def export_context() -> contextvars.Context:
-    """Return the Context that is copied for each call of an exporter."""
-    from ._export.threads import EXPORT_CONTEXT
-
-    return EXPORT_CONTEXT
 
 
 def record_for_parent(tracer: Tracer, formats: Sequence[Format]) -> None:
@@ -303,7 +283,7 @@ def add_tap(take: Callable[[Sequence[Span]], object], *, records_all: bool) -> N
         if take not in taps.taps:
             taps.taps += (take,)
     if pipeline.exporter is None:
-        _use_exporter(pipeline, None)
+        pipeline.use(None)
     with _setting:
         _records_all = _records_all or records_all
         _use(_configured)
@@ -319,7 +299,7 @@ def remove_tap(take: Callable[[Sequence[Span]], object]) -> None:
             _records_all = False
             _use(_configured)
     if not left and pipeline.exporter is None:
-        _use_exporter(pipeline, None)
+        pipeline.use(None)
 
 
 def _use(tracer: Tracer) -> None:
@@ -369,23 +349,6 @@ def _tracer(
     return Tracer(recording=exporter is not None, records_all=records_all, limits=limits, resource=resource, **decision)
 
 
-def _resource(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Merge *sources* into one resource; later ones win."""
-    resource: dict[str, Any] = {
-        "telemetry.sdk.name": "tracekit",
-        "telemetry.sdk.language": "python",
-        "telemetry.sdk.version": __version__,
-    }
-    for source in sources:
-        for key, value in source.items():
-            if not isinstance(key, str):
-                raise TypeError(f"resource must have str keys, not {type(key).__name__}")
-            plain, _ = clean(value, Limits().value_length)
-            if plain is not MISSING:
-                resource[str.__str__(key)] = plain  # of a StrEnum, say: encoders take plain text only
-    return MappingProxyType(resource)
-
-
 def current_resource() -> Mapping[str, Any]:
     """Return the resource that ``configure()`` set; an empty one before."""
     return _configured.resource
@@ -395,6 +358,7 @@ def _started() -> Pipeline:
     """Return this process's pipeline, made when it is first needed; a program that only propagates never imports it."""
     global _pipeline
     if _pipeline is None:
+        from ._exits import call_at_end_of_child, call_at_exit
         from ._export.pipeline import Pipeline
 
         made = Pipeline()
@@ -402,42 +366,9 @@ def _started() -> Pipeline:
             if _pipeline is None:  # otherwise a signal handler or another thread has made it
                 _pipeline = made
         if _pipeline is made:
-            atexit.register(_at_exit)
-            made.finish_in_child()
-            _finish_before_celery()
+            call_at_exit(shutdown)
+            call_at_end_of_child(made, lambda pipeline: pipeline.shutdown(_TIMEOUT_S))
     return _pipeline
-
-
-_OUTERMOST = (("__main__", "<module>"), ("runpy", "_run_module_as_main"))
-
-
-def _at_exit() -> None:
-    shutdown()
-    if _is_interrupted():
-        try:
-            exec("raise KeyboardInterrupt")
-        except KeyboardInterrupt:
-            pass
-
-
-def _is_interrupted() -> bool:
-    """Return whether a ``KeyboardInterrupt`` has ended the program, which CPython then ends by SIGINT.
-
-    CPython forgets that where text is executed meanwhile, as in the imports of many modules, and remembers it where that
-    text is left by a ``KeyboardInterrupt``.
-    """
-    # The outermost one: of the program, or of runpy for python -m; of neither where C called Python and printed the error.
-    frame = getattr(getattr(sys, "last_traceback", None), "tb_frame", None)
-    if frame is None or sys.last_type is not KeyboardInterrupt or hasattr(sys, "ps1"):
-        return False
-    if frame.f_back is not None:  # a console in the program, such as code.InteractiveConsole, executed the text
-        return False
-    return (frame.f_globals.get("__name__"), frame.f_code.co_name) in _OUTERMOST
-
-
-def _use_exporter(pipeline: Pipeline, exporter: Exporter | None) -> None:
-    """Use *exporter* with the default interval; without one, the pipeline serves its taps alone, if it has any."""
-    pipeline.use(exporter, capacity=buffer.capacity, interval_s=1.0, timeout_s=_TIMEOUT_S)
 
 
 def _after_fork() -> None:
@@ -446,7 +377,6 @@ def _after_fork() -> None:
     parents_spans = after_fork()
     if _pipeline is not None:
         _pipeline.after_fork()
-        _finish_before_celery()
     if _detected is not None and _detected[0] is _configured:
         _renew_resource(_configured, _detected[1])
     del parents_spans  # now that callbacks of weak references to them find the child's state
@@ -466,17 +396,6 @@ def _renew_resource(tracer: Tracer, detected: Mapping[str, Any]) -> None:
     own = tracer.replace(resource=MappingProxyType(renewed))
     _use(own)
     _detected = own, {key: renewed[key] for key in detected if key in renewed}
-
-
-def _finish_before_celery() -> None:
-    """Shut down at celery's worker_process_shutdown: a recycled pool process ends with os._exit(), without atexit."""
-    ending: Any = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
-    if ending is not None:
-        ending.connect(_finish, weak=False, dispatch_uid="tracekit")
-
-
-def _finish(**_: object) -> None:
-    shutdown()
 
 
 # Needed without configure() too: the random words drawn ahead must not be the parent's.

@@ -1,4 +1,4 @@
-"""Detectors of the resource for ``configure()``: attributes of the process, its host and its container.
+"""The resource for ``configure()``: attributes of the process, its host and its container, and those that are given.
 
 Attributes: https://opentelemetry.io/docs/specs/semconv/resource/, of the version in ``_version.py``. A detector reads
 variables and small files; it starts no process and uses no network. One that fails adds nothing.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ._core.attributes import MISSING, clean
 from ._core.errors import clip
+from ._core.records import Limits
+from ._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +55,23 @@ def detect(environment: Environment) -> dict[str, Any]:
             except Exception:  # an odd system must not stop the program
                 continue
     return found
+
+
+def merged(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return one resource with the attributes of *sources*; later ones win."""
+    resource: dict[str, Any] = {
+        "telemetry.sdk.name": "tracekit",
+        "telemetry.sdk.language": "python",
+        "telemetry.sdk.version": __version__,
+    }
+    for source in sources:
+        for key, value in source.items():
+            if not isinstance(key, str):
+                raise TypeError(f"resource must have str keys, not {type(key).__name__}")
+            plain, _ = clean(value, Limits().value_length)
+            if plain is not MISSING:
+                resource[str.__str__(key)] = plain  # of a StrEnum, say: encoders take plain text only
+    return MappingProxyType(resource)
 
 
 def renew(resource: Mapping[str, Any], detected: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,21 +17,10 @@ import tracekit
 from tracekit.aio import Queue, run_in_executor
 from tracekit.testing import span_tree
 
+from ..tools.backends import ASYNCIO
 from ..tools.current import here
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("nothing_is_logged")]
-
-ASYNCIO = [pytest.param(("asyncio", {}), id="asyncio")]
-if sys.platform != "win32":
-    ASYNCIO.append(pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
-if sys.version_info >= (3, 12):
-
-    def _eager_loop():
-        loop = asyncio.new_event_loop()
-        loop.set_task_factory(asyncio.eager_task_factory)
-        return loop
-
-    ASYNCIO.append(pytest.param(("asyncio", {"loop_factory": _eager_loop}), id="asyncio+eager"))
 
 needs_shutdown = pytest.mark.skipif(not hasattr(asyncio.Queue, "shutdown"), reason="Python 3.13 brought it")
 

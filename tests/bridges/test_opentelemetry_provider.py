@@ -18,7 +18,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 import tracekit
-from tracekit._core import misuse
 from tracekit._core.otlp import encode_spans
 from tracekit.bridges import opentelemetry as bridge
 
@@ -157,14 +156,7 @@ def test_the_deprecated_form_of_the_scope(tracer):
     span.end()
 
 
-@pytest.fixture
-def _lenient():
-    before = misuse.set_strict(False)
-    yield
-    misuse.set_strict(before)
-
-
-@pytest.mark.usefixtures("_lenient")
+@pytest.mark.usefixtures("lenient")
 def test_a_description_beside_a_status_is_reported(tracer):
     span = tracer.start_span("span")
     before = tracekit.statistics().misused
@@ -339,7 +331,7 @@ def test_kind_events_and_links_may_be_written_by_their_private_names(exporter, p
 
 @pytest.mark.parametrize("value", [None, [object()], [trace.Link(None)]])
 @pytest.mark.parametrize("name", ["_events", "_links"])
-@pytest.mark.usefixtures("_lenient")
+@pytest.mark.usefixtures("lenient")
 def test_events_and_links_of_another_kind_are_left_out(exporter, tracer, name, value):
     with tracer.start_as_current_span("span") as span:
         setattr(span, name, value)
@@ -350,7 +342,7 @@ def test_events_and_links_of_another_kind_are_left_out(exporter, tracer, name, v
 
 
 @pytest.mark.parametrize("name", ["context", "end_time", "instrumentation_scope", "parent", "resource", "start_time"])
-@pytest.mark.usefixtures("_lenient")
+@pytest.mark.usefixtures("lenient")
 def test_other_private_fields_of_spans_do_not_change(tracer, name):
     with tracer.start_as_current_span("span") as span:
         before, reported = getattr(span, name), tracekit.statistics().misused

@@ -14,7 +14,6 @@ from opentracing.harness.api_check import APICompatibilityCheckMixin
 from opentracing.harness.scope_check import ScopeCompatibilityCheckMixin
 
 import tracekit
-from tracekit._core import misuse
 from tracekit.bridges.opentracing import Scope, Tracer
 from tracekit.testing import span_tree
 from tracekit.wire import b3
@@ -48,15 +47,6 @@ class TestScopesInATask(TestScopes):
 def tracer(exporter):
     """A tracer; spans are in ``exporter.spans``."""
     return Tracer(opentracing.ScopeManager())
-
-
-@pytest.fixture
-def lenient(monkeypatch):
-    """Wrong arguments are reported, as outside tests."""
-    monkeypatch.setattr(misuse, "_seen", set())
-    before = misuse.set_strict(False)
-    yield
-    misuse.set_strict(before)
 
 
 def test_both_apis_nest_in_each_other(exporter, tracer):

@@ -1,4 +1,4 @@
-"""A collector that speaks TLS, and the authority that signed its certificate."""
+"""Collectors, one of them with TLS, the authority that signed its certificate, and short waits for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ import ssl
 import pytest
 import trustme
 
+from tracekit.exporters._otlp import answers
+
 from .collector import Collector
+
+
+@pytest.fixture
+def collector():
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(autouse=True)
+def _no_long_waits(monkeypatch):
+    monkeypatch.setattr(answers, "_FIRST_S", 0.01)
 
 
 @pytest.fixture(scope="session")

@@ -177,7 +177,6 @@ def test_no_text_of_a_program_can_control_the_terminal():
     ],
 )
 def test_only_terminals_get_color_unless_it_is_disabled(monkeypatch, is_terminal, environment, is_colored):
-    monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -33,12 +33,6 @@ from .collector import Collector, refuse
 quick = pytest.mark.skipif(not IS_QUICK, reason="only the compiled form encodes spans where they end")
 
 
-@pytest.fixture
-def collector():
-    with Collector() as collector:
-        yield collector
-
-
 def configured(collector, **options):
     exporter = OTLPExporter(collector.url, environ={})
     tracekit.configure(service="shop", exporter=exporter, export_interval_s=LONG, **options)

@@ -46,17 +46,6 @@ from .collector import (
 )
 
 
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch):
-    monkeypatch.setattr(_answers, "_FIRST_S", 0.01)
-
-
-@pytest.fixture
-def collector():
-    with Collector() as collector:
-        yield collector
-
-
 def made(count=1, name="job"):
     """Finished spans that no pipeline exports."""
     memory = MemoryExporter()

@@ -25,12 +25,6 @@ from tracekit.exporters.otlp import DeliveryError, OTLPExporter, encode_spans
 from .collector import Collector, GrpcCollector, hang_up, refuse, take
 from .test_otlp import exporter, first_reason, made, reason
 
-
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch):
-    monkeypatch.setattr(_answers, "_FIRST_S", 0.01)
-
-
 # ---- time
 
 

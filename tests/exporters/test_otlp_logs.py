@@ -15,8 +15,8 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 import tracekit
+from tracekit._export import on_demand
 from tracekit.exporters import otlp_logs
-from tracekit.exporters._otlp import background
 from tracekit.exporters.otlp_logs import OTLPLogHandler
 
 from .collector import Handler, Server, parse_json
@@ -489,13 +489,13 @@ def test_where_no_thread_could_be_started_a_later_record_tries_again(logs, attac
         refuse()
 
     with monkeypatch.context() as patch:
-        patch.setattr(background, "start_thread", refuse_noted)
+        patch.setattr(on_demand, "start_thread", refuse_noted)
         patch.setattr(otlp_logs.time, "monotonic", lambda: 100.0)
         for _ in range(capacity):
             logger.info("early")
-    assert (len(refused), handler._background._inbox.qsize()) == (1, 0)
+    assert (len(refused), handler._background.inbox.qsize()) == (1, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(background, "start_thread", lambda _, name: started.append(name))
+        patch.setattr(on_demand, "start_thread", lambda _, name: started.append(name))
         patch.setattr(otlp_logs.time, "monotonic", lambda: 101.0)
         logger.info("late")
     assert started == ["tracekit-logs"]
@@ -512,14 +512,14 @@ def test_without_a_thread_two_flushes_at_the_same_moment_return(logs, attach, mo
             handler.flush(60)
         refuse()
 
-    monkeypatch.setattr(background, "start_thread", flush_and_refuse)
+    monkeypatch.setattr(on_demand, "start_thread", flush_and_refuse)
     logger.info("sent")
     handler.flush(60)
     assert (len(flushes), logs.bodies, handler.failed) == (3, ["sent"], 0)
 
 
 def test_without_a_thread_a_flush_sends_in_its_caller_until_its_deadline(logs, attach, monkeypatch):
-    monkeypatch.setattr(background, "start_thread", refuse)
+    monkeypatch.setattr(on_demand, "start_thread", refuse)
     handler, logger = attach(logs)
     deliver, deadlines = handler._client.deliver, []
 
@@ -572,6 +572,25 @@ if __name__ == "__main__":
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert logs.bodies == ["__mp_main__", *["end"] * (then != "pass"), "__main__"]
+
+
+def test_a_process_of_celery_sends_at_its_end_what_it_logged(logs):
+    program = f"""
+import logging, os, sys, types
+from tracekit.exporters import otlp_logs
+
+receivers = []
+ending = types.SimpleNamespace(connect=lambda receiver, **_: receivers.append(receiver))  # celery's
+sys.modules["celery.signals"] = types.SimpleNamespace(worker_process_shutdown=ending)
+otlp_logs._INTERVAL_S = 3600.0
+logging.getLogger().addHandler(otlp_logs.OTLPLogHandler({logs.url!r}, environ={{}}))
+logging.error("last")
+for receiver in receivers:
+    receiver(signal=ending, sender=None, exitcode=0)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, logs.bodies) == (0, "", ["last"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

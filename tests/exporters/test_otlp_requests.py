@@ -27,11 +27,6 @@ from .test_otlp import exporter, lines, made
 from .test_spool import names_in
 
 
-@pytest.fixture(autouse=True)
-def _no_long_waits(monkeypatch):
-    monkeypatch.setattr(_answers, "_FIRST_S", 0.005)
-
-
 def sized(*sizes):
     """Finished spans, each with an attribute of that size."""
     memory = MemoryExporter()

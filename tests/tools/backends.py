@@ -6,7 +6,9 @@ import asyncio
 import sys
 from typing import Any
 
-__all__ = ["BACKENDS"]
+import pytest
+
+__all__ = ["ASYNCIO", "BACKENDS", "TRIO"]
 
 
 def _eager_loop() -> asyncio.AbstractEventLoop:
@@ -21,3 +23,5 @@ if sys.platform != "win32":
 if sys.version_info >= (3, 12):
     BACKENDS["asyncio+eager"] = ("asyncio", {"loop_factory": _eager_loop})
 BACKENDS["trio"] = ("trio", {})
+
+*ASYNCIO, TRIO = [pytest.param(backend, id=name) for name, backend in BACKENDS.items()]

@@ -32,6 +32,16 @@ def lines(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
+class Discard:
+    """An exporter that keeps nothing."""
+
+    def export(self, spans):
+        pass
+
+    def shutdown(self):
+        pass
+
+
 class Balance:
     """The changes of the statistics since its creation; reading one checks that the statistics add up."""
 

@@ -104,9 +104,9 @@ def ui(tmp_path):
         yield Running(running)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop counts as running in this thread until the end
 def chromium():
-    """One headless Chromium for all tests."""
+    """One headless Chromium for the tests of a file."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium, or set TRACEKIT_TEST_CHROMIUM to its path")
     from playwright.sync_api import sync_playwright

@@ -21,11 +21,6 @@ TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "0000000000000315"
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0():
-    CLOUDTRACE.left_out = 0
-
-
 def written(context):
     carrier = {}
     CLOUDTRACE.write(context, carrier)

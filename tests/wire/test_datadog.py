@@ -24,11 +24,6 @@ TID = f"_dd.p.tid={HIGH}"
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0():
-    DATADOG.left_out = 0
-
-
 def written(context):
     carrier = {}
     DATADOG.write(context, carrier)

@@ -29,11 +29,6 @@ CONTEXT = SpanContext(
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0(monkeypatch):
-    monkeypatch.setattr(ENVIRON, "left_out", 0)
-
-
 @pytest.mark.parametrize("case", cases("environ"))
 def test_the_vector_is_read(case):
     if case.error is None:

@@ -29,11 +29,6 @@ LABELLED = CONTEXT.replace(labels=Labels({"plan": "pro"}))
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0(monkeypatch):
-    monkeypatch.setattr(BINARY, "left_out", 0)
-
-
 def written(context, carrier=None):
     carrier = {} if carrier is None else carrier
     BINARY.write(context, carrier)

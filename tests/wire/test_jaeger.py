@@ -21,11 +21,6 @@ IDS = f"{TRACE_ID}:{SPAN_ID}:0"
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0(monkeypatch):
-    monkeypatch.setattr(JAEGER, "left_out", 0)
-
-
 def written(context, carrier=None):
     carrier = {} if carrier is None else carrier
     JAEGER.write(context, carrier)

@@ -20,11 +20,6 @@ IDS = {"ot-tracer-traceid": TRACE_ID, "ot-tracer-spanid": SPAN_ID}
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0(monkeypatch):
-    monkeypatch.setattr(OTTRACE, "left_out", 0)
-
-
 def written(context, carrier=None):
     carrier = {} if carrier is None else carrier
     OTTRACE.write(context, carrier)

@@ -25,11 +25,6 @@ TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00000000000000e1"
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0():
-    SEED.left_out = 0
-
-
 def written(context):
     carrier = {}
     SEED.write(context, carrier)

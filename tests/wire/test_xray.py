@@ -23,11 +23,6 @@ LINEAGE = ("Lineage", "1:a87bd80c:1|68fd508a:5")
 some = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
 
-@pytest.fixture(autouse=True)
-def _counted_from_0():
-    XRAY.left_out = 0
-
-
 def written(context):
     carrier = {}
     XRAY.write(context, carrier)

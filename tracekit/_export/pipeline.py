@@ -10,10 +10,9 @@ waiting, and the one lock that is waited for is reentrant and held for a few ste
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._core import misuse
 from .._core.buffer import buffer
@@ -34,7 +33,6 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.taps = Taps()
-        self._finishes_in_children = False
         self._reset()
 
     def _reset(self) -> None:
@@ -68,12 +66,16 @@ class Pipeline:
         self,
         exporter: Exporter | None,
         *,
-        capacity: int,
-        interval_s: float,
-        timeout_s: float,
+        capacity: int | None = None,
+        interval_s: float = 1.0,
+        timeout_s: float = 5.0,
         batch_size: int | None = None,
     ) -> None:
-        """Replace the exporter, after the previous one was flushed and closed, for at most *timeout_s*."""
+        """Replace the exporter, after the previous one was flushed and closed, for at most *timeout_s*.
+
+        Without one the taps alone are served, if there are any. Without *capacity* the buffer keeps that which it has.
+        """
+        capacity = buffer.capacity if capacity is None else capacity
         with self._lock:
             self._next = threading.get_ident(), exporter, capacity, interval_s, batch_size
             try:
@@ -139,7 +141,7 @@ class Pipeline:
             return True
         if worker.has("hurry"):
             worker.ask("hurry")
-        is_done = worker.call(Job(worker.stop, is_last=True), timeout_s)
+        is_done = worker.run(Job(worker.stop, is_last=True), timeout_s)
         final = worker.abandon()
         lost = final.failed - worker.counts.failed  # spans in hand and held
         if lost > 0:
@@ -212,28 +214,6 @@ class Pipeline:
             self._serve(*following[1:])
         elif worker is not None:
             self._serve(exporter, buffer.capacity, worker.interval_s, worker.wanted_size)
-        self._finish_in_children()
-
-    def _finish_in_children(self) -> None:
-        util: Any = sys.modules.get("multiprocessing.util")
-        if util is not None and not self._finishes_in_children:
-            self._finishes_in_children = True  # in the children of this one, too
-            util.register_after_fork(self, Pipeline._finish_in_child)
-
-    def finish_in_child(self) -> None:
-        """Register a shutdown for children of multiprocessing, which exit by os._exit() without atexit.
-
-        A forkserver's child imports the program's main module before multiprocessing knows it for a child, and drops the
-        finalizers that were registered by then: so it has to be done again.
-        """
-        self._finish_in_children()
-        self._finish_in_child()
-
-    def _finish_in_child(self) -> None:
-        process: Any = sys.modules.get("multiprocessing.process")
-        util: Any = sys.modules.get("multiprocessing.util")
-        if process is not None and util is not None and process.parent_process() is not None:
-            util.Finalize(None, self.shutdown, args=(5.0,), exitpriority=0)
 
 
 if not HAS_GIL:

@@ -1,4 +1,4 @@
-"""Exporters for when there is no other: for taps alone, or until the configured one is made."""
+"""Exporters in place of the configured one: for taps alone, until it is made, and while spans are lent to a test."""
 
 from __future__ import annotations
 
@@ -51,6 +51,17 @@ class LaterExporter:
 
     def shutdown(self) -> None:
         """Do nothing: no exporter was made."""
+
+
+class Instead:
+    """Passes spans to *exporter*; the account and the shutdown stay those of *owner*."""
+
+    def __init__(self, exporter: Exporter, owner: Exporter) -> None:
+        self.export = exporter.export
+        self.shutdown = owner.shutdown
+        for name in ("account", "hurry"):
+            if hasattr(owner, name):
+                setattr(self, name, getattr(owner, name))
 
 
 def account_of(exporter: Exporter) -> Account:

@@ -13,8 +13,9 @@ from .._core.buffer import buffer
 from .._core.span import Span, check_clock
 from .intake import Counts, Intake
 from .notices import Notices
+from .on_demand import OnDemand
 from .stand_ins import LaterExporter
-from .threads import EXPORT_CONTEXT, Done, Empty, SimpleQueue, in_caller, is_interrupted, keep, start_thread
+from .threads import EXPORT_CONTEXT, Done, Empty, is_interrupted, keep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from .exporter import Exporter
 
 _PAUSE_S = 0.05
-_START_AGAIN_S = 1.0
 _YIELD_S = 1e-6  # 0 would take the GIL back before a waiting thread has woken
 # Spans that an exporter prepares at a time: while they are in the processor's cache, and their memory goes back to the
 # program before it has to take other memory. Encoding all at half full costs the program 5 us a request of eight spans.
@@ -44,12 +44,13 @@ class Job:
         self.done = Done()
 
 
-class Worker:
+class Worker(OnDemand):
     """One exporter, the spans between the buffer and it, and their counts; its thread works, or a caller that waits."""
 
     def __init__(
         self, exporter: Exporter, interval_s: float, batch_size: int | None, after: Callable[[], None], taps: Taps
     ) -> None:
+        super().__init__("tracekit-export")
         self.taps = taps
         self.notices = Notices()
         self.intake = Intake(exporter, self.notices)
@@ -58,10 +59,6 @@ class Worker:
         self.interval_s = interval_s
         self.wanted_size = batch_size
         self.batch_size = min(batch_size or BATCH, buffer.capacity)  # spans in a batch wait, too
-        # SimpleQueue.put is reentrant: signal handlers and finalizers may interrupt it.
-        self.inbox: SimpleQueue[Job | None] = SimpleQueue()
-        self.is_served = threading.Lock()  # held by the serving thread; acquired without waiting
-        self.served_by = 0
         self.is_over = False  # the last job is done
         self.is_abandoned = False
         self.in_hand = 0  # spans that were drained from the buffer and not counted yet
@@ -74,26 +71,13 @@ class Worker:
         self.encoder: Any
         self._encode_for(exporter)
         self.due = 0.0  # on the monotonic clock
-        self._start_at = 0.0  # no earlier, as no thread could be started before
         self.lock = threading.RLock()  # for in_hand, counts and is_abandoned
 
     def wake(self) -> None:
-        if not self.is_served.locked() and time.monotonic() < self._start_at:
-            buffer.is_asleep = True
-            return
-        if not self._encodes or self.taps.taps or "export" in self._own or self.encoder.work():
-            self.inbox.put(None)
-        if not self.is_served.locked() and not self.start():
-            self._start_at = time.monotonic() + _START_AGAIN_S
+        if not self.ensure():
             buffer.is_asleep = True  # the next span tries again
-
-    def start(self) -> bool:
-        """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
-        try:
-            start_thread(self.serve, "tracekit-export")
-        except Exception:  # no more threads, or the interpreter or an audit hook forbids them
-            return False
-        return True
+        elif not self._encodes or self.taps.taps or "export" in self._own or self.encoder.work():
+            self.inbox.put(None)
 
     def begin(self) -> None:
         """Have the exporter begin, as with the batches of an earlier process in its spool; see ``LaterExporter``."""
@@ -105,25 +89,9 @@ class Worker:
         elif self.has("start"):
             self.ask("start")
 
-    def call(self, job: Job, timeout_s: float) -> bool:
+    def run(self, job: Job, timeout_s: float) -> bool:
         """Have *job* run after all earlier ones; return whether it is done within *timeout_s*."""
-        deadline, left_s = time.monotonic() + timeout_s, timeout_s
-        if self.is_over or self.is_abandoned:
-            return True
-        if self.served_by == threading.get_ident():  # by the exporter, or by a signal handler that interrupts it
-            return False
-        self.inbox.put(job)
-        while not self.is_over:
-            if not self.is_served.locked() and not self.start():
-                with in_caller():
-                    self.serve(job)
-            left_s = min(left_s, deadline - time.monotonic())
-            # In short waits: the thread may end before it gets this job.
-            pause_s = max(0.0, min(_PAUSE_S, left_s))
-            if job.done.wait(pause_s) or left_s <= 0 or is_interrupted():
-                break
-            left_s -= pause_s  # a test may have stopped the clock
-        return job.done.is_set()
+        return self.is_over or self.is_abandoned or self.call(job, job.done, timeout_s)
 
     def flush(self, timeout_s: float) -> bool:
         """Export the spans in the buffer, and have the exporter deliver the spans that it holds."""
@@ -140,7 +108,7 @@ class Worker:
                 is_done = bool(self.ask("flush", max(0.0, deadline - time.monotonic()))) and is_done
                 self.settle(0, 0)
 
-        return self.call(Job(run), timeout_s) and is_done
+        return self.run(Job(run), timeout_s) and is_done
 
     def _encode_for(self, exporter: Exporter) -> None:
         """Have the threads that end spans encode them for *exporter*, which is in use, if it has an encoder."""
@@ -211,21 +179,16 @@ class Worker:
             self.notices.lost(self.intake.exporter, error, 0)
             return False
 
-    def serve(self, until: Job | None = None) -> None:
-        """Run jobs and export batches in the current thread until *until* or the last job is done."""
-        if not self.is_served.acquire(blocking=False):
-            return
-        self.served_by = threading.get_ident()
+    def turns(self, until: Done | None) -> None:
+        """Run jobs and export batches until *until* is set or the last job is done."""
         try:
-            while not (self.is_over or self.is_abandoned or (until is not None and until.done.is_set())):
+            while not (self.is_over or self.is_abandoned or (until is not None and until.is_set())):
                 self._turn()
                 if is_interrupted():
                     break
         finally:
-            self.served_by = 0
             if not self.is_abandoned:
                 buffer.is_asleep = True  # the next span starts another thread
-            self.is_served.release()
 
     def _turn(self) -> None:
         job = None
@@ -255,7 +218,7 @@ class Worker:
             self.due = time.monotonic() + self.interval_s
         while len(buffer) <= buffer.mark and self._encoded() < self.most:
             try:
-                job = self.inbox.get(timeout=max(0.0, self.due - time.monotonic()))
+                job: Job | None = self.inbox.get(timeout=max(0.0, self.due - time.monotonic()))
             except Empty:
                 if self.prepared or self._has_spans():
                     return None

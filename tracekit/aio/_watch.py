@@ -23,11 +23,11 @@ from itertools import count
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from .._configure import export_context
 from .._core.checks import check_number
 from .._core.guard import ask, plain_text
 from .._core.scopes import inside_context, thread_context
 from .._export.notices import Notices, describe
+from .._export.threads import EXPORT_CONTEXT
 from .._forks import call_in_child
 from ._stacks import Place, Stacks, frame_of, may_read, stack_text
 from ._tasks import context_of
@@ -358,7 +358,7 @@ def watch_loop(threshold_ms: float = 100) -> LoopWatch:
         watch._turns = instrument = _Instrument(watch, root)
         sys.modules["trio"].lowlevel.add_instrument(instrument)
     _watches[key] = watch
-    export_context().copy().run(watch._watchdog.start)
+    EXPORT_CONTEXT.copy().run(watch._watchdog.start)
     return watch
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import baggage as _baggage
 from opentelemetry import context as _context
@@ -22,6 +22,7 @@ from opentelemetry.context.context import Context
 from .. import _configure
 from .._core.guard import acts_as, ask
 from .._core.log import log
+from .._export.threads import EXPORT_CONTEXT
 from ._opentelemetry.entry import LazyRuntimeContext
 from ._opentelemetry.processors import Processors
 from ._opentelemetry.propagator import Propagator
@@ -30,9 +31,6 @@ from ._opentelemetry.replaced import Span
 from ._opentelemetry.runtime import RUNTIME, RuntimeContext, attach, detach, get_current, set_baggage
 from ._opentelemetry.spans import OtelSpan
 from ._opentelemetry.tracer import OtelTracer, get_current_span, use_span
-
-if TYPE_CHECKING:
-    import contextvars
 
 __all__ = ["OtelSpan", "OtelTracer", "Propagator", "RuntimeContext", "TracerProvider", "install", "uninstall"]
 
@@ -56,12 +54,11 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     installed = _provider
     if installed is None:
         made = TracerProvider()
-        in_export = _configure.export_context()  # which may import its module
         before = getattr(_trace, "_TRACER_PROVIDER", None)
         with Processors._lock:  # which is held for no import: another thread may wait for it in one
             if _provider is None:
                 _provider = made
-                _put_in_place(made, in_export)
+                _put_in_place(made)
             installed = _provider
         if installed is made:
             _report_unused(before)
@@ -77,7 +74,7 @@ def install(replace_sdk: bool = False) -> TracerProvider:
     return _programs_own or installed
 
 
-def _put_in_place(provider: TracerProvider, in_export: contextvars.Context) -> None:
+def _put_in_place(provider: TracerProvider) -> None:
     global _in_export
     earlier = getattr(_context, "_RUNTIME_CONTEXT", None)
     if not isinstance(earlier, LazyRuntimeContext | RuntimeContext):
@@ -95,7 +92,7 @@ def _put_in_place(provider: TracerProvider, in_export: contextvars.Context) -> N
     _replace(_baggage, "set_baggage", set_baggage)
     _replace(_trace, "use_span", use_span)
     _replace(_trace, "get_current_span", get_current_span)
-    _in_export = in_export.run(_suppress)
+    _in_export = EXPORT_CONTEXT.run(_suppress)
 
 
 def uninstall() -> None:
@@ -109,7 +106,7 @@ def uninstall() -> None:
             if getattr(module, name, None) is ours:
                 setattr(module, name, before)
         if token is not None:
-            _configure.export_context().run(RUNTIME.detach, token)
+            EXPORT_CONTEXT.run(RUNTIME.detach, token)
     if own is not None:
         own.hook_native_spans(False)
     if provider is not None:

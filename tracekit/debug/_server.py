@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final
 
-from .._configure import export_context
 from .._core.checks import check_int
 from .._core.log import log
+from .._export.threads import EXPORT_CONTEXT
 from .._forks import call_in_child
 from ._access import Authorize, Gate, Visitor, headers_by_name
 from ._recorder import recorder
@@ -74,7 +74,7 @@ def serve(
 def _run(server: _HTTPServer) -> Server:
     _servers.add(server)
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="tracekit-debug", daemon=True)
-    export_context().copy().run(thread.start)
+    EXPORT_CONTEXT.copy().run(thread.start)
     return Server(server)
 
 

@@ -16,12 +16,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from .._arguments import check_exporter
-from .._configure import export_context, flush
+from .._configure import flush
 from .._core.checks import check_bool, check_int, nanoseconds
 from .._core.records import Account
 from .._core.span import open_spans, watch_spans
 from .._export.notices import Notices, describe, log
 from .._export.stand_ins import Discard
+from .._export.threads import EXPORT_CONTEXT
 from .._signals import go_on_after_dump
 from ._front import Front
 from .sqlite import SQLiteExporter
@@ -157,7 +158,7 @@ class FlightRecorder(Front):
         """Write a file in a thread."""
         try:
             thread = threading.Thread(target=self._write, args=(reason,), name="tracekit-flight", daemon=True)
-            export_context().copy().run(thread.start)
+            EXPORT_CONTEXT.copy().run(thread.start)
         except Exception as error:  # no more threads, or the interpreter is exiting
             self._notices.say("warning", "thread", "flight recorder: no file was written: %s", describe(error))
         else:

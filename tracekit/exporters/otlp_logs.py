@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections import deque
 from threading import RLock, get_ident
@@ -21,6 +20,7 @@ from .._core.codecs import parse_hex
 from .._core.outcome import exception_attributes
 from .._core.records import Limits
 from .._core.scopes import current_context
+from .._exits import call_at_end_of_child
 from .._version import __version__
 from ._otlp.background import Background
 from ._otlp.client import Client, Collector
@@ -84,16 +84,15 @@ class OTLPLogHandler(logging.Handler):
         check_int("capacity", capacity, 1)
         self._capacity = capacity
         self._limits = limits
-        self._finishes_in_children = False
         self._begin()
         super().__init__(level)
+        call_at_end_of_child(self, lambda handler: handler.flush())  # without logging.shutdown()
 
     def _begin(self) -> None:
         # For the counts, held for one step. Reentrant: a signal handler may interrupt its holder.
         self._counting = RLock()
         self._queue: deque[_Record] = deque()
         self._has_hurried = False  # the thread, as the queue is half full
-        self._finalizer: Any = None  # of multiprocessing, in its children; False in other processes
         self._background = Background(self._send_all, _INTERVAL_S, "tracekit-logs")
         # By thread: the record that is being copied and those that its values make meanwhile, each by its log call.
         self._copying: dict[int, dict[tuple[object, ...], logging.LogRecord]] = {}
@@ -104,24 +103,6 @@ class OTLPLogHandler(logging.Handler):
         """Leave the queue to the parent, in the child of a fork."""
         if self._client.adopted():
             self._begin()
-
-    def _finish_in_child(self) -> None:
-        """Register a flush in a child of multiprocessing, which exits by os._exit() without logging.shutdown().
-
-        A forkserver's child imports the program's main module before multiprocessing knows it for a child, and drops the
-        finalizers that were registered by then: so it is done again.
-        """
-        self._adopt()
-        self._finalizer = False
-        process: Any = sys.modules.get("multiprocessing.process")
-        util: Any = sys.modules.get("multiprocessing.util")
-        if process is None or util is None:
-            return
-        if not self._finishes_in_children:
-            self._finishes_in_children = True  # in the children of this one, too
-            util.register_after_fork(self, OTLPLogHandler._finish_in_child)
-        if process.parent_process() is not None:
-            self._finalizer = util.Finalize(None, self.flush, exitpriority=0)
 
     def createLock(self) -> None:  # noqa: N802
         """Use no lock: a signal handler that logs must not wait for the code that it interrupted."""
@@ -154,8 +135,6 @@ class OTLPLogHandler(logging.Handler):
             copied = self._copy_once(record)
             if copied is None:
                 return
-            if self._finalizer is None:
-                self._finish_in_child()
             self._queue.append(copied)
             if 2 * len(self._queue) >= self._capacity and not self._has_hurried:
                 self._has_hurried = True
@@ -287,8 +266,6 @@ class OTLPLogHandler(logging.Handler):
                 self._waited = time.monotonic(), _FAREWELL_S
                 self._lose(len(self._take(len(self._queue))))
         self._client.close()
-        if self._finalizer:
-            self._finalizer.cancel()
         super().close()
 
 
