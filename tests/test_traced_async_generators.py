@@ -403,6 +403,32 @@ async def test_an_exception_that_leaves_a_generator_is_freed_when_it_was_handled
         gc.enable()
 
 
+class Items:
+    """An asynchronous iterator whose items can be watched."""
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        return Items()
+
+
+@traced
+async def items():
+    while True:
+        yield Items()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("make", [items, lambda: tracekit.stream(Items())], ids=["traced", "stream of an iterator"])
+async def test_an_item_that_its_consumer_has_dropped_is_freed_before_the_next_one(make, anyio_backend, exporter):
+    steps = make()
+    for _ in range(2):
+        item = weakref.ref(await anext(steps))
+        assert item() is None
+    await steps.aclose()
+
+
 @pytest.mark.anyio
 async def test_a_task_started_in_the_body_is_the_bodys_child(anyio_backend, exporter):
     async def job():

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -519,6 +520,44 @@ def test_nested_traced_generators_stack_like_calls(exporter):
         for _ in outer():
             assert here() == "consumer"
     assert span_tree(exporter.spans) == "consumer\n  outer\n    body\n      step 0\n      step 1"
+
+
+class Item:
+    """An item that can be watched."""
+
+
+def items():
+    yield Item()
+    yield Item()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [traced(items), lambda: tracekit.stream(items()), lambda: tracekit.stream(map(type.__call__, (Item, Item)))],
+    ids=["traced", "stream", "stream of an iterator"],
+)
+def test_an_item_that_its_consumer_has_dropped_is_freed_before_the_next_one(make, exporter):
+    steps = make()
+    for _ in range(2):
+        item = weakref.ref(next(steps))
+        assert item() is None
+    steps.close()
+
+
+def test_a_sent_value_is_freed_once_the_body_has_dropped_it(exporter):
+    @traced
+    def body():
+        while True:
+            yield
+
+    steps = body()
+    next(steps)
+    sent = Item()
+    seen = weakref.ref(sent)
+    steps.send(sent)
+    del sent
+    assert seen() is None
+    steps.close()
 
 
 def test_many_generators_leave_nothing_behind(exporter):

@@ -119,12 +119,11 @@ class Queue(queue.Queue[T]):
 
     def deliveries(self) -> Iterator[Delivery[T]]:
         """Iterate over items with their senders' contexts until the queue is shut down, if ever."""
-        while True:
-            try:
-                delivery = self.get_delivery()
-            except _SHUT_DOWN:
-                return
-            yield delivery
+        try:
+            while True:
+                yield self.get_delivery()
+        except _SHUT_DOWN:
+            pass
 
     def _get_envelope(self, block: bool, timeout: float | None) -> Envelope[T]:
         return super().get(block, timeout)  # type: ignore[return-value]

@@ -200,6 +200,9 @@ SUITES = {
         tuple(f"tornado/test/{name}_test.py" for name in ("gen", "ioloop", "concurrent", "locks", "queues", "asyncio")),
     ),
     "huey": Suite(_HOOKS, ("huey/tests",)),
+    "aiostream": Suite(_HOOKS, ("tests", "-o", "addopts=", "-p", "asyncio"), "pytest-asyncio"),
+    "trio-websocket": Suite(_HOOKS, ("tests", "-o", "trio_mode=true"), "pytest-trio trustme", module="trio_websocket"),
+    "httpcore": Suite(_HOOKS, ("tests", "-W", "ignore"), "pytest-httpbin"),
 }
 ALONE = [
     *("-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:tracekit", "-p", "no:asyncio", "-p", "no:ddtrace"),

@@ -272,19 +272,20 @@ def _traced_generator(
             try:
                 enter()
                 generator = function(*args, **kwargs)
-                item = next(generator)
+                passed = next(generator)
             finally:
                 leave()
             send = generator.send
             while True:
                 try:
-                    sent = yield item
+                    # The item or the sent value; empty while the consumer, which may drop the item, goes on.
+                    passed = yield (passed, passed := None)[0]
                 except BaseException as caught:
                     thrown = caught
                 try:
                     enter()
                     # After "except", or later exceptions of the body have it as their context.
-                    item = send(sent) if thrown is None else _throw(generator, thrown)
+                    passed = send(passed) if thrown is None else _throw(generator, thrown)
                 finally:
                     leave()
                 thrown = None
@@ -322,18 +323,19 @@ def _traced_async_generator(
             try:
                 enter()
                 generator = function(*args, **kwargs)
-                item = await _first_step(generator)
+                passed = await _first_step(generator)
             finally:
                 leave()
             send = generator.asend
             while True:
                 try:
-                    sent = yield item
+                    # The item or the sent value; empty while the consumer, which may drop the item, goes on.
+                    passed = yield (passed, passed := None)[0]
                 except BaseException as caught:
                     thrown = caught
                 try:
                     enter()
-                    item = await (send(sent) if thrown is None else _athrow(generator, thrown))
+                    passed = await (send(passed) if thrown is None else _athrow(generator, thrown))
                 finally:
                     leave()
                 thrown = None
@@ -436,12 +438,11 @@ def _traced_iterator(function: Callable[[], Any], start: Callable[[], Span], und
     source = function()
 
     def items() -> Generator[Any, Any, Any]:
-        while True:
-            try:
-                item = next(source)
-            except StopIteration as stop:
-                return stop.value
-            yield item
+        try:
+            while True:
+                yield next(source)
+        except StopIteration as stop:
+            return stop.value
 
     steps = _traced_generator(items, start, under)
     return lambda: _Steps(steps(), source)
@@ -451,8 +452,12 @@ def _traced_async_iterator(function: Callable[[], Any], start: Callable[[], Span
     source = function()
 
     async def items() -> AsyncGenerator[Any, Any]:
-        async for item in source:
-            yield item
+        steps = aiter(source)
+        try:
+            while True:
+                yield await anext(steps)
+        except StopAsyncIteration:
+            pass
 
     steps = _traced_async_generator(items, start, under)
     return lambda: _AsyncSteps(steps(), source)
