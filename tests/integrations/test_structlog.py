@@ -91,7 +91,7 @@ def test_datadogs_names_are_added_on_request(way, events):
 def test_processors_that_look_for_the_caller_find_the_program(events):
     caller = structlog.processors.CallsiteParameterAdder([structlog.processors.CallsiteParameter.FUNC_NAME])
     lines = events(caller, structlog.processors.StackInfoRenderer())
-    tracekit.instrument("structlog")
+    instrument()
     structlog.get_logger().info("called", stack_info=True)
     assert lines[0]["func_name"] == "test_processors_that_look_for_the_caller_find_the_program"
     assert "tracekit/integrations" not in lines[0]["stack"]
