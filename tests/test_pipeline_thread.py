@@ -13,6 +13,7 @@ import pytest
 
 import tracekit
 from tracekit import _configure
+from tracekit._core.buffer import buffer
 from tracekit._export import on_demand, pipeline, worker
 from tracekit.exporters._otlp.background import Background
 from tracekit.exporters.flight import FlightRecorder
@@ -249,7 +250,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("interrupting", ["statistics", "flush", "shutdown", "span"])
+@pytest.mark.parametrize("interrupting", CALLS)
 @pytest.mark.parametrize("interrupted", CALLS)
 def test_a_call_may_interrupt_another_at_any_line_and_neither_waits_for_ever(interrupted, interrupting):
     seen = set()
@@ -321,6 +322,51 @@ def test_a_flush_that_interrupts_another_at_any_line_is_done_before_its_timeout(
     assert not thread.is_alive()
     assert {Path(file) for (file, _), _ in results} >= PIPELINE
     assert [line for line, is_done in results if not is_done] == []
+
+
+def test_a_configure_that_interrupts_another_at_any_line_loses_no_exporter():
+    """One that was forgotten was neither closed nor counted, and its spans stayed queued in the statistics."""
+    seen, exporters, unwoken = {}, [], []
+
+    def configure():
+        exporters.append(MemoryExporter())
+        tracekit.configure(exporter=exporters[-1], export_interval_s=LONG)
+
+    def interrupt(frame, event, _):
+        line = frame.f_code.co_filename, frame.f_lineno
+        if event == "line" and line not in seen and Path(line[0]) in PIPELINE:
+            seen[line] = True
+            sys.settrace(None)
+            configure()
+            end(1)
+            tracekit.flush(20)
+            return None
+        return interrupt
+
+    def work():
+        interruptions = -1
+        while interruptions < len(seen):
+            interruptions = len(seen)
+            sys.settrace(interrupt)
+            try:
+                configure()
+            finally:
+                sys.settrace(None)
+            if getattr(buffer.wake, "__self__", None) is not _configure._pipeline._worker:
+                unwoken.append(list(seen)[-1])
+
+    configure()
+    balance = Balance()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert tracekit.shutdown(60)
+    assert {Path(file) for file, _ in seen} >= PIPELINE
+    assert unwoken == [], "the lines at which an interruption left the exporting thread asleep"
+    assert [exporter for exporter in exporters if not exporter.is_shut_down] == []
+    assert (balance.exported, balance.queued) == (len(seen), 0)
+    assert sum(len(exporter.spans) for exporter in exporters) == len(seen)
 
 
 @pytest.mark.parametrize("call", [tracekit.flush, tracekit.shutdown], ids=["flush", "shutdown"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
+from types import ModuleType
 
 import anyio
 import pytest
@@ -52,6 +53,15 @@ def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"module 'tracekit.aio' has no attribute 'sleep'"):
         aio.sleep
     assert not hasattr(aio, "__wrapped__")
+
+
+def test_a_name_of_a_part_that_is_being_imported_is_not_the_part(monkeypatch):
+    """A signal handler has interrupted the import."""
+    monkeypatch.delitem(vars(aio), "tasks", raising=False)
+    monkeypatch.setitem(sys.modules, "tracekit.aio._tasks", ModuleType("tracekit.aio._tasks"))
+    with pytest.raises(AttributeError):
+        aio.tasks
+    assert "tasks" not in vars(aio)
 
 
 def test_a_type_checker_does_not_take_every_name_for_one_of_the_module():

@@ -115,7 +115,8 @@ def test_all_spans_are_accounted_for_and_memory_is_flat(counter):
     assert wrong == []
     assert left == []
     assert counter.count - before == 12_000
-    assert more < 200_000, "a step that leaked would hold some kilobytes, a thousand times"
+    # The free lists of the threads, and code of CPython's JIT, where it is on.
+    assert more < 400_000, "a step that leaked would hold some kilobytes, a thousand times"
     now = tracekit.statistics()
     assert (now.started - earlier.started, now.ended - earlier.ended) == (12_000, 12_000)
     assert (now.dropped, now.failed) == (earlier.dropped, earlier.failed)

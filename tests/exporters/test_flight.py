@@ -117,6 +117,22 @@ def test_an_error_of_a_local_root_writes_a_file(record, tmp_path):
     assert sorted(files(tmp_path)["error.db"]) == ["before", "inner", "request"]
 
 
+def test_where_no_thread_can_be_started_an_error_writes_a_file_all_the_same(record, tmp_path, monkeypatch):
+    """CPython 3.12.0 and 3.12.1 start none at exit, where the error that ends a short program is exported."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "tracekit-flight":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    record()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    failed("request")
+    finish()
+    assert files(tmp_path) == {"error.db": ["request"]}
+
+
 def test_a_remote_parent_makes_a_local_root(record, tmp_path):
     record()
     with tracekit.use_context(tracekit.SpanContext("1" * 32, "2" * 16, is_remote=True)):

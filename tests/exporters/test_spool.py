@@ -535,6 +535,28 @@ def test_a_sending_thread_that_could_not_be_started_is_started_by_the_next_batch
     sender.shutdown()
 
 
+def test_where_no_thread_can_be_started_the_spool_is_emptied_by_shutdown(collector, spool, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "tracekit-send":
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    sender = exporter(collector, spool=spool)
+    sender.export(made(1, "first"))
+    sender.export(made(1, "second"))
+    send, timeouts = sender._client.send, []
+    monkeypatch.setattr(sender._client, "send", lambda *request: timeouts.append(request[-1]) or send(*request))
+    sender.shutdown()
+    assert [span.name for span in collector.spans] == ["first 0", "second 0"]
+    assert all(timeout_s <= 3 for timeout_s in timeouts)
+    sender.start()
+    sender.shutdown()
+    assert len(collector.spans) == 2
+
+
 def test_one_thread_sends_although_it_is_woken_again_before_it_runs(collector, spool):
     """A second one would end at once, and with it the wait of ``shutdown()``, before the first has sent anything."""
     sender = exporter(collector, spool=spool)

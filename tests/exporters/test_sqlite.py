@@ -778,6 +778,7 @@ def test_a_file_or_directory_without_permission_is_reported():
 
 READ = """
 import os, pathlib, sys
+import urllib.parse  # pathlib needs it from 3.13 on, and the other user may not be able to read it
 import tracekit
 from tracekit.exporters.sqlite import SQLiteExporter, SQLiteReader
 directory = pathlib.Path(sys.argv[1])

@@ -80,9 +80,8 @@ class Pipeline:
             self._next = threading.get_ident(), exporter, capacity, interval_s, batch_size
             try:
                 self._retire(timeout_s)
-                while self._worker is not None:  # a signal handler has called configure() meanwhile
+                while not self._serve(exporter, capacity, interval_s, batch_size):
                     self._retire(timeout_s)
-                self._serve(exporter, capacity, interval_s, batch_size)
             finally:
                 self._next = None
             worker = self._worker
@@ -92,8 +91,8 @@ class Pipeline:
             if len(buffer):
                 worker.wake()
 
-    def _serve(self, exporter: Exporter | None, capacity: int, interval_s: float, batch_size: int | None) -> None:
-        """Have spans handed to *exporter* from now on, where the previous one is gone."""
+    def _serve(self, exporter: Exporter | None, capacity: int, interval_s: float, batch_size: int | None) -> bool:
+        """Have spans handed to *exporter* from now on; return False if a signal handler has called ``configure()``."""
         buffer.capacity = capacity
         buffer.taken = 0
         self._earlier_drops = self.statistics().dropped
@@ -103,12 +102,34 @@ class Pipeline:
             exporter = Discard()
         buffer.is_open = exporter is not None
         buffer.is_asleep = True
-        if exporter is None:
-            return
-        worker = Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
-        self._state = worker, self._state[1]
-        buffer.mark = worker.mark(capacity)
-        buffer.wake = worker.wake
+        worker = None
+        if exporter is not None:
+            worker = Worker(exporter, interval_s, batch_size, self._report_drops, self.taps)
+        in_use, counts = state = self._state
+        if in_use is not None or not self._swap(state, (worker, counts)):
+            return False
+        if worker is not None:
+            mark = worker.mark(capacity)
+            # One statement without a call, as in _swap().
+            buffer.mark, buffer.wake = (mark, worker.wake) if self._state[0] is worker else (buffer.mark, buffer.wake)
+        return True
+
+    def _swap(self, before: tuple[Worker | None, Counts], after: tuple[Worker | None, Counts]) -> bool:
+        """Replace the state *before*; return False if a signal handler has replaced it."""
+        # One statement without a call: no signal handler can interrupt it.
+        self._state, is_done = (after, True) if self._state is before else (self._state, False)
+        return is_done
+
+    def _count(self, more: Counts, retired: Worker | None = None) -> None:
+        """Add *more* to the counts of earlier exporters; with *retired*, if that is in use, and end its use."""
+        while True:
+            state = worker, counts = self._state
+            if retired is not None:
+                if worker is not retired:  # a signal handler was here
+                    return
+                worker = None
+            if self._swap(state, (worker, counts.plus(more))):
+                return
 
     def flush(self, timeout_s: float) -> bool:
         """Export all spans that ended before this call; return whether that was done within *timeout_s*."""
@@ -125,8 +146,7 @@ class Pipeline:
             is_done = self._retire(max(0.0, deadline - time.monotonic()))
             buffer.is_open = False
             spans = buffer.drain()
-            worker, counts = self._state
-            self._state = worker, counts.plus(Counts(dropped=len(spans)))
+            self._count(Counts(dropped=len(spans)))
             del spans  # not before: callbacks of weak references to them may be here again
             self._report_drops()
             return is_done
@@ -147,9 +167,7 @@ class Pipeline:
         if lost > 0:
             message = "%s was closed before it had delivered %s: lost"
             worker.notices.say("error", "closed", message, type(worker.intake.exporter).__name__, spans_of(lost))
-        in_use, counts = self._state
-        if in_use is worker:  # else a signal handler was here
-            self._state = None, counts.plus(final)
+        self._count(final, worker)
         return is_done
 
     def statistics(self) -> Statistics:
@@ -176,12 +194,11 @@ class Pipeline:
     def hold(self) -> None:
         """Keep spans in the buffer until they are sent to the parent process, and leave its exporter alone."""
         with self._lock:
-            worker, counts = self._state
+            worker = self._worker
             if worker is not None:
                 if worker.encoder and worker.encoder.count:
                     worker.flush(1.0)  # encoded spans cannot be sent to the parent process
-                counts = self._state[1]
-                self._state = None, counts.plus(worker.abandon())
+                self._count(worker.abandon(), worker)
             buffer.wake = None
             buffer.is_open = True
             buffer.taken = 0
@@ -191,8 +208,7 @@ class Pipeline:
         """Return the spans in the buffer, for the parent process to export; they count as exported here."""
         with self._lock:
             spans = buffer.drain()
-            worker, counts = self._state
-            self._state = worker, counts.plus(Counts(exported=len(spans)))
+            self._count(Counts(exported=len(spans)))
             return spans
 
     def _report_drops(self) -> None:

@@ -71,7 +71,8 @@ if not TYPE_CHECKING:  # or a type checker takes every name for one of this modu
                 raise
             message = f"tracekit.aio.{name} needs anyio: {install_hint('aio')}"
             raise ModuleNotFoundError(message, name=error.name) from error
-        value = globals()[name] = getattr(module, name, module)  # the next lookup finds it there
+        # A signal handler may have interrupted the import of this part, which then lacks the name.
+        value = globals()[name] = module if part == name else getattr(module, name)  # the next lookup finds it there
         return value
 
 

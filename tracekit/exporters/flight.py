@@ -155,12 +155,15 @@ class FlightRecorder(Front):
         self._start(reason)
 
     def _start(self, reason: str) -> None:
-        """Write a file in a thread."""
+        """Write a file in a thread, or, where none can be started, in the caller, unless that is a signal handler."""
         try:
             thread = threading.Thread(target=self._write, args=(reason,), name="tracekit-flight", daemon=True)
             EXPORT_CONTEXT.copy().run(thread.start)
-        except Exception as error:  # no more threads, or the interpreter is exiting
-            self._notices.say("warning", "thread", "flight recorder: no file was written: %s", describe(error))
+        except Exception as error:  # no more threads, or the interpreter is exiting (CPython 3.12.0 and 3.12.1)
+            if reason != "signal":
+                self._write(reason)
+            else:
+                self._notices.say("warning", "thread", "flight recorder: no file was written: %s", describe(error))
         else:
             self._thread = thread
 

@@ -5,6 +5,7 @@ Spec: https://opentelemetry.io/docs/specs/otlp/ and https://opentelemetry.io/doc
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -285,7 +286,8 @@ class OTLPExporter:
                 waiting[:0] = [_Try(request._replace(body=body, spans=spans)) for body, spans in parts]
                 loss.add(request.spans - sum([spans for _, spans in parts]), answer.reason)
 
-    def _send(self, request: Request | Batch, timeout_s: float | None = None) -> Answer:
+    def _send(self, request: Request | Batch, most_s: float = math.inf) -> Answer:
+        timeout_s = min(most_s, self.timeout_s)
         answer = self._client.send(request.body, request.content_type, request.content_encoding, timeout_s)
         if answer.outcome == "taken":
             self._limit.taken(len(request.body))

@@ -8,11 +8,13 @@ an outage. The second lets other batches pass a batch that always fails.
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from ..._export.notices import describe, spans_of
+from ..._export.threads import keep
 from .._sqlite.errors import StoreError
 from .answers import LONGEST_S, backoff_s, report_rejected
 from .outbox import MAX_FAILURES
@@ -53,13 +55,14 @@ class Backoff:
 class Sender:
     """Send the batches in *outbox* with *send*, in a thread that the first ``wake()`` starts. Not shared by processes.
 
-    *split* returns the parts of a batch that was too large for the collector, or nothing if it cannot be split.
+    *send* gets the seconds that it may take at most. *split* returns the parts of a batch that was too large for the
+    collector, or nothing if it cannot be split.
     """
 
     def __init__(
         self,
         outbox: Outbox,
-        send: Callable[[Batch], Answer],
+        send: Callable[[Batch, float], Answer],
         split: Callable[[Batch], Sequence[tuple[bytes, int]]],
         notices: Notices,
         *,
@@ -116,12 +119,18 @@ class Sender:
             return self._answered >= ticket and self._is_empty
 
     def close(self, timeout_s: float) -> None:
-        """Send while that succeeds, for at most *timeout_s*; the other batches stay in the outbox."""
+        """Send while that succeeds, for at most *timeout_s*; the other batches stay in the outbox.
+
+        Where no thread could be started, as CPython 3.12.0 and 3.12.1 start none at exit, the caller sends.
+        """
         with self._changed:
             self._closes_at = time.monotonic() + timeout_s
             self._changed.notify_all()
             thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+            is_due = self._is_woken
+        if thread is None and is_due:
+            self._turn()
+        elif thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -151,6 +160,7 @@ class Sender:
                     self._changed.wait_for(self._has_to_go_on, rest_s)
             return is_closing
         except BaseException as error:  # no caller could handle it, and the thread must survive
+            keep(error)
             self._notices.say("error", describe(error), "sending failed: %s", describe(error))
             time.sleep(_STORE_S)
             return self._closes_at is not None
@@ -169,7 +179,7 @@ class Sender:
                     due_s = self._outbox.due_s()
                     self._is_empty, self._is_backing_off = due_s is None, False
                     return _LOOK_AGAIN_S if due_s is None else min(due_s, _LOOK_AGAIN_S)
-                wait_s = self._settle(batch, self._send(batch))
+                wait_s = self._settle(batch, self._send(batch, self._left_s()))
                 after = batch.id if wait_s else batch.id - 1  # the first part of a split batch keeps the id
             except StoreError as error:
                 if report_unusable(self._outbox, error, self._notices, is_closing=self._closes_at is not None):
@@ -186,6 +196,12 @@ class Sender:
                 self._is_empty, self._is_backing_off = False, True
                 return wait_s
         return _LOOK_AGAIN_S
+
+    def _left_s(self) -> float:
+        """Return the time that a request has: ``close()`` leaves one of a thread behind, but not its own."""
+        if self._closes_at is None or self._thread is not None:
+            return math.inf
+        return max(0.1, self._closes_at - time.monotonic())
 
     def _take(self, after: int, *, early: bool) -> Batch | None:
         if not self._has_readmitted:
