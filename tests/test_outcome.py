@@ -30,6 +30,7 @@ from tracekit._core import outcome
 from tracekit.testing import MemoryExporter, span_tree
 
 from .test_stack import calls, chain, deep, raised
+from .tools.interrupting import Interrupted, Stop, interrupts
 
 
 class Quiet(Exception):
@@ -554,6 +555,15 @@ def test_near_the_recursion_limit_an_error_is_recorded_whole_or_not_at_all(expor
     assert found == {0, 1}
     gc.collect()  # spans whose end() did not begin are ended by their finalizers
     assert tracekit.statistics().open == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_span_ends_where_a_signal_handler_raises_while_its_error_is_recorded(exporter):
+    with interrupts(), pytest.raises(Stop), tracekit.span("job") as span:
+        raise Interrupted
+    assert tracekit.current_span() is None
+    assert span.ended
+    assert span_tree(exporter.spans) == "job [error]"
 
 
 # ---- bounded work

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import tracekit
 from tracekit import _configure
 from tracekit._core.buffer import buffer
+from tracekit._core.free_threading import HAS_GIL
 from tracekit._export import on_demand, pipeline, worker
 from tracekit.exporters._otlp.background import Background
 from tracekit.exporters.flight import FlightRecorder
@@ -429,3 +432,75 @@ def test_a_shutdown_does_not_wait_for_another_threads_configure(gate):
     gate.release.set()
     thread.join(20)
     assert gate.is_shut_down
+
+
+# ---- no memory
+
+NO_MEMORY = """
+    import _testcapi
+    import tracekit
+    from tracekit import _configure
+    from tracekit._core.buffer import buffer
+
+    class Exporter:
+        is_broken = False
+
+        def export(self, spans):
+            if self.is_broken:
+                raise ValueError("broken")
+
+        def shutdown(self):
+            pass
+
+    def missing(first, function):
+        _testcapi.set_nomemory(first, first + 1)
+        try:
+            function()
+        except MemoryError:
+            pass
+        finally:
+            _testcapi.remove_mem_hooks()
+
+    def drain():
+        worker.take()
+        worker.deliver()
+
+    exporter = Exporter()
+    tracekit.configure(exporter=exporter, export_interval_s=3600, batch_size=3, environ={})
+    worker = _configure._pipeline._worker
+    buffer.wake = None  # no thread: that memory is missing in all of them
+"""
+
+
+@pytest.mark.skipif(tracekit.IMPLEMENTATION == "plain" or not HAS_GIL, reason="Python needs memory for each step")
+@pytest.mark.parametrize(
+    "then",
+    [
+        """
+        for number in range(400):
+            exporter.is_broken = number >= 200
+            for _ in range(8):
+                tracekit.span("job").end()
+            missing(number % 200, drain)
+            drain()
+            balance = tracekit.statistics()
+            assert (balance.queued, worker.in_hand, buffer.taken) == (0, 0, 0), number
+        """,
+        """
+        for _ in range(1000):
+            span = tracekit.span("job")
+            missing(0, span.end)
+            assert span.ended
+        balance = tracekit.statistics()
+        assert balance.dropped > 0
+        assert balance.queued == len(buffer) == balance.ended - balance.dropped
+        """,
+    ],
+    ids=["exporting", "ending"],
+)
+def test_wherever_memory_is_missing_every_span_is_counted(then):
+    pytest.importorskip("_testcapi")
+    program = textwrap.dedent(NO_MEMORY) + textwrap.dedent(then)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr

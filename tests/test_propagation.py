@@ -8,7 +8,7 @@ from collections import UserDict
 import pytest
 
 import tracekit
-from tracekit import _propagation
+from tracekit import SpanContext, _propagation
 from tracekit._core import misuse
 from tracekit.testing import MemoryExporter, span_tree
 from tracekit.wire import b3, datadog, jaeger, xray
@@ -111,6 +111,48 @@ class _Broken:
 
     def write(self, context, carrier):
         raise KeyError("write")
+
+
+class _Own:
+    """As docs/wire.md shows it."""
+
+    name = "shop"
+    fields = ("x-shop-trace",)
+
+    def read(self, carrier):
+        text = carrier.get("x-shop-trace")
+        return None if text is None else SpanContext(*text.split("/"), is_remote=True, deferred=True)
+
+    def write(self, context, carrier):
+        carrier["x-shop-trace"] = f"{context.trace_id}/{context.span_id}"
+
+
+@pytest.mark.parametrize("others", [(), (TRACECONTEXT,)], ids=["alone", "beside another"])
+@pytest.mark.parametrize(
+    "carrier",
+    [
+        {"X-Shop-Trace": f"{OTHER}/{SPAN}"},
+        {"HTTP_X_SHOP_TRACE": f"{OTHER}/{SPAN}"},
+        [("X-Shop-Trace", f"{OTHER}/{SPAN}")],
+        [(b"x-shop-trace", f"{OTHER}/{SPAN}".encode())],
+        (("x-shop-trace", f"{OTHER}/{SPAN}"),),
+    ],
+    ids=["dict", "environ", "pairs", "octets", "iterable"],
+)
+def test_a_format_of_the_programs_own_reads_every_carrier(others, carrier):
+    tracekit.configure(formats=[*others, _Own()], environ={})
+    context = tracekit.extract(carrier)
+    assert (context.trace_id, context.span_id) == (OTHER, SPAN)
+
+
+@pytest.mark.parametrize("others", [(), (TRACECONTEXT,)], ids=["alone", "beside another"])
+def test_a_format_of_the_programs_own_writes_to_pairs(others):
+    tracekit.configure(formats=[*others, _Own()], environ={})
+    context = SpanContext(OTHER, SPAN, 1)
+    assert ("x-shop-trace", f"{OTHER}/{SPAN}") in tracekit.inject([("X-Shop-Trace", "0/0")], context)
+    octets = tracekit.inject([(b"x-shop-trace", b"0/0")], context)
+    assert [value for name, value in octets if name == b"x-shop-trace"] == [f"{OTHER}/{SPAN}".encode()]
+    assert tracekit.inject({}, context)["x-shop-trace"] == f"{OTHER}/{SPAN}"
 
 
 def test_a_format_of_the_programs_own_that_raises_costs_itself_alone(monkeypatch, caplog):

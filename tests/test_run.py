@@ -98,6 +98,23 @@ def test_a_script_is_traced_and_the_command_says_where_to_look(folder):
     assert len(stored(folder)) == 2
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("options", [(), ("--in-process",)], ids=["", "in-process"])
+def test_a_program_runs_though_a_standard_stream_is_closed(folder, closed, options):
+    words = ["sh", "-c", f'"$@" {closed}', "sh", *traced(*options, "--", sys.executable, "program.py")]
+    done = subprocess.run(words, cwd=folder, env=variables(folder), capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"Traceback" not in done.stderr
+    assert len(stored(folder)) == 1
+
+
+def test_other_commands_write_nothing_to_a_closed_stream(folder):
+    for command in ("doctor", "--version", "traces list traces.db"):
+        words = ["sh", "-c", f'"$@" {command} >&-', "sh", sys.executable, "-m", "tracekit"]
+        done = subprocess.run(words, cwd=folder, env=variables(folder), capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+
+
 def test_a_module_and_the_program_s_own_spans_are_traced(folder):
     (folder / "program.py").write_text("import tracekit\nwith tracekit.span('work'): pass\n" + WORK)
     done = run(folder, sys.executable, "-m", "program")

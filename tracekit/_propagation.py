@@ -76,12 +76,17 @@ def use_formats(formats: Sequence[Format]) -> None:
     if tuple(formats) == DEFAULT_FORMATS:
         _sieve = None
         set_formats()  # extract() and inject() read and write these two themselves
-    elif len(formats) == 1 and not getattr(formats[0], "prefixes", ()):
+    elif len(formats) == 1 and _is_built_in(formats[0]) and not getattr(formats[0], "prefixes", ()):
         _sieve = None
         set_formats(None, formats[0].read, formats[0].write)  # no other format to combine it with
     else:
         _sieve = Sieve(*_names)
         set_formats(_sieve, _read, _write)
+
+
+def _is_built_in(format: Format) -> bool:
+    """Return whether *format* is one of tracekit's, which read and write carriers of every kind."""
+    return type(format).__module__.startswith(f"{__package__}.wire.")
 
 
 def formats_named(names: str) -> tuple[list[Format], list[str]]:
@@ -168,7 +173,12 @@ def _read(fields: Mapping[str, str | list[str]]) -> SpanContext | None:
 def _write(context: SpanContext, carrier: Any) -> None:
     for format in _formats:
         try:
-            format.write(context, carrier)
+            if hasattr(carrier, "items") or _is_built_in(format):
+                format.write(context, carrier)
+            else:
+                fields: dict[str, str | None] = {}
+                format.write(context, fields)
+                Sieve(format.fields, getattr(format, "prefixes", ())).put(carrier, fields)
         except Exception as error:  # a custom format, or a carrier that cannot be written to
             misused(error)
 

@@ -31,7 +31,8 @@ class Sampler(Protocol):
     def sample(self, randomness: int, name: str, kind: str, attributes: Mapping[str, Any]) -> tuple[bool, str]:
         """Return whether to keep the trace, and the entry of a kept one's tracestate, ``ot=th:…``, or "".
 
-        Called once per new trace, inside ``span()``, so it must be fast. If it raises, the trace is not kept.
+        Called once per new trace, inside ``span()``, so it must be fast, and must not begin a trace, about which it would
+        be asked in turn. If it raises, the trace is not kept.
         *randomness* is the trace's 56 random bits. A threshold must not depend on it. Return "" if the number of all
         traces is not known, even if chance has no part in the decision.
         """

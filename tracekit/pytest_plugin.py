@@ -188,7 +188,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def spans() -> Iterator[MemoryExporter]:
-    """The spans that have ended since this fixture was set up: ``spans.spans``, or iterate. Every trace is recorded.
+    """The spans that have ended since this fixture was set up: ``spans.spans``, or iterate. Every new trace is recorded.
 
     The exporter that the project has configured gets none of them, and stays open.
     """

@@ -87,7 +87,10 @@ class MemoryExporter:
 
 @contextlib.contextmanager
 def recording() -> Iterator[MemoryExporter]:
-    """Inside ``with``, record every trace in memory instead of exporting it; the exporter is restored afterwards."""
+    """Inside ``with``, record every trace that begins there in memory; the exporter is restored afterwards.
+
+    A trace that began before is recorded there if it was before.
+    """
     exporter = MemoryExporter()
     with contextlib.contextmanager(lend)(exporter):
         yield exporter

@@ -367,6 +367,20 @@ async def test_a_loop_has_one_watch_and_stop_ends_its_thread():
 
 
 @pytest.mark.anyio
+async def test_a_loop_whose_watch_could_not_be_started_gets_one_later(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            aio.watch_loop(1000)
+    assert _watch.watches() == []
+    with aio.watch_loop(1000) as watch:
+        assert watch._watchdog.is_alive()
+
+
+@pytest.mark.anyio
 async def test_the_watch_holds_no_trace(exporter):
     """Its timer and its thread run in Contexts of their own."""
     with tracekit.span("caller"):

@@ -24,6 +24,7 @@ from tracekit.bridges import opentelemetry as bridge
 from tracekit.testing import span_tree
 from tracekit.wire import b3
 
+from ..tools.interrupting import Interrupted, Stop, interrupts
 from ..tools.proxies import Failing, Posing
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -42,6 +43,20 @@ def test_both_apis_nest_in_each_other(exporter, tracer):
     assert c.parent is trace.NonRecordingSpan(c.parent).get_span_context()
     assert a.tracekit_span.context == b.parent
     assert d.parent is c.get_span_context()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_span_ends_where_a_signal_handler_raises_while_its_error_is_recorded(exporter, tracer):
+    with interrupts():
+        with pytest.raises(Stop), tracer.start_as_current_span("a"):
+            raise Interrupted
+        with pytest.raises(Stop), tracer.start_span("b"):
+            raise Interrupted
+        with pytest.raises(Stop), trace.use_span(tracer.start_span("c"), end_on_exit=True):
+            raise Interrupted
+    assert tracekit.current_span() is None
+    assert [span.name for span in exporter.spans] == ["a", "b", "c"]
+    assert {span.status.description for span in exporter.spans} == {""}  # not "abandoned"
 
 
 def test_the_current_span_is_the_very_object(tracer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import sys
 import weakref
 
 import opentracing
@@ -18,6 +19,7 @@ from tracekit.bridges.opentracing import Scope, Tracer
 from tracekit.testing import span_tree
 from tracekit.wire import b3
 
+from ..tools.interrupting import Interrupted, Stop, interrupts
 from ..tools.proxies import Failing, Posing
 
 
@@ -47,6 +49,18 @@ class TestScopesInATask(TestScopes):
 def tracer(exporter):
     """A tracer; spans are in ``exporter.spans``."""
     return Tracer(opentracing.ScopeManager())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_span_ends_where_a_signal_handler_raises_while_its_error_is_recorded(exporter, tracer):
+    with interrupts():
+        with pytest.raises(Stop), tracer.start_active_span("a"):
+            raise Interrupted
+        assert tracekit.current_span() is None
+        with pytest.raises(Stop), tracer.start_span("b"):
+            raise Interrupted
+    assert [span.name for span in exporter.spans] == ["a", "b"]
+    assert {span.status.description for span in exporter.spans} == {""}  # not "abandoned"
 
 
 def test_both_apis_nest_in_each_other(exporter, tracer):

@@ -1,6 +1,7 @@
 """The pages under real servers: alone in a thread, mounted in ASGI and WSGI applications, named by the environment."""
 
 import asyncio
+import errno
 import http.client
 import http.server
 import json
@@ -104,6 +105,44 @@ def test_connections_are_bounded(server):
         connection.close()
     servers.until(lambda: server._server.clients._value == _server._MAX_CLIENTS)
     assert get(server.port, "/debug/")[0] == 200
+
+
+def no_thread(self):
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_connection_without_a_thread_for_it_is_closed_and_later_ones_are_served(server, monkeypatch):
+    serving = server._server
+    for _ in range(_server._MAX_CLIENTS + 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises((http.client.HTTPException, OSError)):
+                get(server.port, "/debug/")
+    servers.until(lambda: serving.clients._value == _server._MAX_CLIENTS)
+    assert get(server.port, "/debug/")[0] == 200
+
+
+def test_where_no_descriptor_is_left_the_thread_pauses_and_serves_later(server, monkeypatch):
+    paused = threading.Event()
+    clock = mock.Mock(sleep=lambda seconds: paused.set())
+    with monkeypatch.context() as patch:
+        patch.setattr(_server, "time", clock)
+        patch.setattr(_server.TCPServer, "get_request", mock.Mock(side_effect=OSError(errno.EMFILE, "no descriptors")))
+        with socket.create_connection(("127.0.0.1", server.port)):
+            assert paused.wait(20)
+    assert get(server.port, "/debug/")[0] == 200
+
+
+def test_where_the_thread_cannot_be_started_no_port_is_held_and_nothing_is_recorded(monkeypatch):
+    recorder = mock.Mock()
+    monkeypatch.setattr(_server, "recorder", recorder)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    made = []
+    monkeypatch.setattr(_server._HTTPServer, "server_activate", lambda self: made.append(self.socket))
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        debug.serve(port=0)
+    assert [listening.fileno() for listening in made] == [-1]
+    assert not recorder.start.called
 
 
 @pytest.mark.parametrize("octets", [b"\r\n\r\n", b"GET", b"\x00\xff" * 100, b"GET / HTTP/9.9\r\n\r\n", b"A" * 100_000])

@@ -16,6 +16,16 @@ from .free_threading cimport (
     waiting,
 )
 
+cdef extern from *:
+    """
+    static inline int tk_cannot_append(PyObject *items, PyObject *item) {
+        if (PyList_Append(items, item) == 0) return 0;
+        PyErr_Clear();
+        return 1;
+    }
+    """
+    bint cannot_append "tk_cannot_append"(list, object) noexcept
+
 
 @cython.final
 cdef class Buffer:

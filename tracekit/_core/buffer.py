@@ -21,6 +21,10 @@ if not compiled:
         waiting,
     )
 
+    # Not a function in Python: at the recursion limit, its call would raise. This one raises where memory is missing.
+    cannot_append: Any = deque.append
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +109,9 @@ class Buffer:
             if self.is_asleep:  # the exporting thread is gone, or could not be started
                 self._wake()
             return
-        self._spans.append(span)
+        if cannot_append(self._spans, span):  # there is no memory
+            self.dropped += 1
+            return
         if self.is_asleep or count == self.mark:
             self._wake()
 

@@ -664,9 +664,13 @@ def _exit(self: Span, exc: BaseException | None) -> None:
                 self.add_event("exception", recorded)
                 mark_recorded(error, self.context.trace_id)
             self.set_status(outcome.code, outcome.description)
-        except Exception:  # the recursion limit: the span is flagged, and one further out records the exception
+        except BaseException as raised:  # the recursion limit, and a span further out records it; or a signal handler
             if self._status != OK:
                 self._status = ERROR
+            if not isinstance(raised, Exception):
+                if not self._has_ended:
+                    self._end(None)
+                raise
     if not self._has_ended:
         self._end(None)
 

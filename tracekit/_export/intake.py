@@ -56,18 +56,20 @@ class Intake:
 
         Return all counts, without spans that the exporter holds.
         """
-        self._taken += taken
-        self._failed += failed
-        self._left_out += left_out
-        self._account = account
-        left = self._taken
+        taken += self._taken
+        failed += self._failed
+        left_out += self._left_out
+        left = taken
         shares = []
         # No account can make a count negative, or their sum larger than the number of taken spans.
         for now, before in ((account.failed, self._before.failed), (account.unsampled, self._before.unsampled)):
             shares.append(min(max(0, now - before), left))
             left -= shares[-1]
         held = min(max(0, account.queued - self._before.queued), left)
-        return Counts(left - held, self._failed + shares[0], shares[1] + self._left_out)
+        counts = Counts(left - held, failed + shares[0], shares[1] + left_out)
+        # Last: where memory is missing, nothing has changed.
+        self._taken, self._failed, self._left_out, self._account = taken, failed, left_out, account
+        return counts
 
     def held(self, counts: Counts) -> int:
         """Return the number of spans that the exporter still holds, which are not among *counts*."""

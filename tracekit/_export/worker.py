@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .._core.buffer import buffer
 from .._core.span import Span, check_clock
 from .intake import Counts, Intake
-from .notices import Notices
+from .notices import Notices, spans_of
 from .on_demand import OnDemand
 from .stand_ins import LaterExporter
 from .threads import EXPORT_CONTEXT, Done, Empty, is_interrupted, keep
@@ -254,6 +254,10 @@ class Worker(OnDemand):
 
     def take(self) -> None:
         """Export the spans in the buffer, or have the exporter prepare them."""
+        uncounted = self.in_hand - self.prepared
+        if uncounted > 0:  # where an exception, as for want of memory, has interrupted the last time
+            self.settle(0, uncounted)
+            self.notices.say("error", "uncounted", "%s lost: the exporting thread failed", spans_of(uncounted))
         with self.lock:
             if self.is_abandoned:
                 return
@@ -356,9 +360,12 @@ class Worker(OnDemand):
         account = self.intake.ask()
         with self.lock:
             if not self.is_abandoned:
-                self.in_hand -= taken + failed + left_out
+                # Where memory is missing, either all has changed or nothing.
+                count, settle = taken + failed + left_out, buffer.settle
+                in_hand = self.in_hand - count
                 self.counts = self.intake.settle(taken, failed, left_out, account)
-                buffer.settle(taken + failed + left_out)
+                self.in_hand = in_hand
+                settle(count)
 
     def abandon(self) -> Counts:
         """Stop counting, and return the final counts, in which spans in hand and held have failed.

@@ -358,7 +358,11 @@ def watch_loop(threshold_ms: float = 100) -> LoopWatch:
         watch._turns = instrument = _Instrument(watch, root)
         sys.modules["trio"].lowlevel.add_instrument(instrument)
     _watches[key] = watch
-    EXPORT_CONTEXT.copy().run(watch._watchdog.start)
+    try:
+        EXPORT_CONTEXT.copy().run(watch._watchdog.start)
+    except BaseException:  # no more threads, for example
+        watch._end()
+        raise
     return watch
 
 

@@ -38,6 +38,7 @@ All commands: tracekit --help
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv*, and return its exit status: 2 where it could not be done, with a line on stderr."""
+    _replace_closed_streams()
     if not (sys.argv[1:] if argv is None else argv):
         sys.stdout.write(_WELCOME)
         return 0
@@ -61,6 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     return status
+
+
+def _replace_closed_streams() -> None:
+    """Discard output to a stream that the caller has closed, as ``print()`` does: Python has None for it.
+
+    A program that replaces this process finds it closed.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
 
 
 def _silence_stdout() -> None:

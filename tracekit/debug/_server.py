@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+import time
 import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PREFIX: Final = "/debug"
 _TIMEOUT_S: Final = 10.0
 _MAX_CLIENTS: Final = 16
+_PAUSE_S: Final = 0.1
 
 _servers: weakref.WeakSet[_HTTPServer] = weakref.WeakSet()
 _asked: dict[tuple[str, int], int] = {}  # the process that served each address of the environment
@@ -67,14 +69,19 @@ def serve(
         raise TypeError(f"host must be str, not {type(host).__name__}")
     check_int("port", port, 0, 65535)
     server = _HTTPServer(host, port, Gate(auth, hosts, host))
+    running = _run(server)
     recorder.start(records_all=unsampled)
-    return _run(server)
+    return running
 
 
 def _run(server: _HTTPServer) -> Server:
-    _servers.add(server)
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="tracekit-debug", daemon=True)
-    EXPORT_CONTEXT.copy().run(thread.start)
+    try:
+        EXPORT_CONTEXT.copy().run(thread.start)
+    except BaseException:  # no more threads, for example
+        server.server_close()
+        raise
+    _servers.add(server)
     return Server(server)
 
 
@@ -128,12 +135,24 @@ class _HTTPServer(ThreadingHTTPServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def get_request(self) -> Any:
+        """Accept a connection. One for which no descriptor is left waits: ``serve_forever()`` would ask without a pause."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE_S)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one connection in a thread; beyond the bound it is closed."""
-        if self.clients.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        """Serve one connection in a thread; beyond the bound, or without a thread for it, it is closed."""
+        if not self.clients.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no more threads: it is closed by the caller
+            self.clients.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

@@ -19,7 +19,11 @@ __all__ = ["Format"]
 
 
 class Format(Protocol):
-    """A wire format."""
+    """A wire format.
+
+    One of the program's own gets a mapping for every carrier. That of ``read`` has the fields that the carrier has, by
+    their names in ``fields``: each a text, or the list of its texts where it is repeated.
+    """
 
     @property
     def name(self) -> str:

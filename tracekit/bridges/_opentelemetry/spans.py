@@ -238,9 +238,11 @@ class OtelSpan:
         return self
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
-        if exc is not None:
-            leave(self, exc, self._records, self._sets, True)
-        self.end()
+        try:
+            if exc is not None:
+                leave(self, exc, self._records, self._sets, True)
+        finally:  # a signal handler may raise there
+            self.end()
 
     def __copy__(self, memo: Any = None) -> OtelSpan:
         return self

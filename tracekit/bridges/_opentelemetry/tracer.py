@@ -358,12 +358,14 @@ class CurrentSpan:
             return
         span = made.tracekit_span
         close_scope(scope)
-        if exc is not None:
-            leave(made, exc, self._records, self._sets, False)
-        if self._ends and type(made) is not OtelSpan:
-            made.end()
-        elif self._ends and not span._has_ended:
-            span._end(None)
+        try:
+            if exc is not None:
+                leave(made, exc, self._records, self._sets, False)
+        finally:  # a signal handler may raise there
+            if self._ends and type(made) is not OtelSpan:
+                made.end()
+            elif self._ends and not span._has_ended:
+                span._end(None)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return _decorated(self, function)

@@ -70,8 +70,10 @@ class Scope(opentracing.Scope):  # type: ignore[misc]
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         if exc is not None and isinstance(self.span, Span):
-            leave(self.span.tracekit_span, exc)
-            self.close()
+            try:
+                leave(self.span.tracekit_span, exc)
+            finally:  # a signal handler may raise there
+                self.close()
         else:
             super().__exit__(kind, exc, traceback)
 

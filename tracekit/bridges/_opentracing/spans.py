@@ -143,9 +143,11 @@ class Span(opentracing.Span):  # type: ignore[misc]
         return self.tracekit_span.context.labels.get(text_of(key))
 
     def __exit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
-        if exc is not None:
-            leave(self.tracekit_span, exc)
-        self.finish()
+        try:
+            if exc is not None:
+                leave(self.tracekit_span, exc)
+        finally:  # a signal handler may raise there
+            self.finish()
 
     def _spread(self) -> None:
         """Have the changed context in the scopes that a ScopeManager opened."""
