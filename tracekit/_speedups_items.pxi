@@ -56,7 +56,7 @@ cpdef bint has_text_keys(dict items) noexcept:
     cdef PyObject* key
     cdef PyObject* value
     cdef Py_ssize_t at = 0
-    if _tables_tell and tk_is_for_text(items):
+    if items is not None and _tables_tell and tk_is_for_text(items):
         return True
     while PyDict_Next(items, &at, &key, &value):
         if not PyUnicode_CheckExact(<object>key):
