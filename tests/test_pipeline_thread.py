@@ -103,7 +103,7 @@ def test_a_thread_that_is_gone_is_started_again(monkeypatch):
     worker._turn = end_once
     end(1)
     assert ended.wait(20)
-    until(lambda: not worker.is_served.locked())
+    until(lambda: not worker.is_served())
     end(2)
     until(lambda: len(memory._spans) == 3)
     ended.clear()
@@ -222,6 +222,40 @@ def test_without_a_thread_what_a_signal_handler_raises_reaches_the_caller_of_a_f
     assert tracekit.shutdown(20)
     assert balance.ended == balance.exported + balance.failed + balance.dropped == 5
     assert balance.exported == len(memory._spans)
+
+
+def test_without_a_thread_a_flush_that_a_signal_handler_ends_at_any_call_leaves_the_next_one_to_work(monkeypatch):
+    """The handler runs after a call of C code; one that had just begun to serve was taken to serve for ever."""
+    left = 0
+
+    def interrupt(frame, event, _):
+        nonlocal left
+        if event == "c_return" and frame.f_code.co_filename == on_demand.__file__:
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    memory = MemoryExporter()
+    tracekit.configure(exporter=memory, export_interval_s=LONG)
+    monkeypatch.setattr(on_demand, "start_thread", refuse)
+    for at in range(1, 100):
+        left = at
+        end(1)
+        sys.setprofile(interrupt)
+        try:
+            tracekit.flush(20)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert tracekit.flush(20)
+        assert len(memory.spans) == at
+        if left > 0:
+            break
+    assert 5 < at < 99
 
 
 def test_where_daemon_threads_are_not_allowed_flush_exports(monkeypatch):

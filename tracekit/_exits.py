@@ -12,7 +12,8 @@ from ._forks import call_in_child
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_calls: WeakValueDictionary[tuple[int, Callable[[Any], object]], Any] = WeakValueDictionary()  # to their owners
+# Of owners, by whether it is one of the last calls.
+_calls: WeakValueDictionary[tuple[bool, int, Callable[[Any], object]], Any] = WeakValueDictionary()
 _is_followed = False  # by multiprocessing, also in the children of this process
 _finalizer: Any = None  # of multiprocessing
 _OUTERMOST = (("__main__", "<module>"), ("runpy", "_run_module_as_main"))
@@ -23,9 +24,12 @@ def call_at_exit(function: Callable[[], object]) -> None:
     atexit.register(_at_exit, function)
 
 
-def call_at_end_of_child(owner: Any, function: Callable[[Any], object]) -> None:
-    """Call *function* with *owner*, unless that is freed, at the end of a child that ends by ``os._exit()``."""
-    _calls[id(owner), function] = owner
+def call_at_end_of_child(owner: Any, function: Callable[[Any], object], *, is_last: bool = False) -> None:
+    """Call *function* with *owner*, unless that is freed, at the end of a child that ends by ``os._exit()``.
+
+    With *is_last*, after the others, which may log.
+    """
+    _calls[is_last, id(owner), function] = owner
     _follow()
 
 
@@ -53,7 +57,7 @@ call_in_child(_follow)
 
 
 def _call_all(**_: object) -> None:
-    for (_id, function), owner in list(_calls.items()):
+    for (_is_last, _id, function), owner in sorted(_calls.items(), key=lambda call: call[0][0]):
         function(owner)
 
 

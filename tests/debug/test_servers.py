@@ -179,6 +179,20 @@ def test_the_child_of_a_fork_does_not_hold_the_port(server):
         os.waitpid(pid, 0)
 
 
+def test_a_child_that_is_forked_while_the_thread_starts_does_not_hold_the_port(monkeypatch):
+    start, known = threading.Thread.start, []
+
+    def noted(self):
+        known.extend(_server._servers)  # those whose sockets such a child closes
+        start(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", noted)
+        server = debug.serve(port=0)
+    server.close()
+    assert server._server in known
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 def test_the_child_of_a_fork_draws_pages_after_its_parent_has(exporter):
     application = debug.app()

@@ -578,20 +578,33 @@ if __name__ == "__main__":
 def test_a_process_of_celery_sends_at_its_end_what_it_logged(logs):
     program = f"""
 import logging, os, sys, types
+import tracekit
 from tracekit.exporters import otlp_logs
 
-receivers = []
-ending = types.SimpleNamespace(connect=lambda receiver, **_: receivers.append(receiver))  # celery's
+class Exporter:
+    def export(self, spans):
+        pass
+
+    def shutdown(self):
+        logging.error("closed")
+
+receivers = {{}}
+
+def connect(receiver, *, weak, dispatch_uid):
+    receivers[dispatch_uid] = receiver
+
+ending = types.SimpleNamespace(connect=connect)  # celery's
 sys.modules["celery.signals"] = types.SimpleNamespace(worker_process_shutdown=ending)
 otlp_logs._INTERVAL_S = 3600.0
 logging.getLogger().addHandler(otlp_logs.OTLPLogHandler({logs.url!r}, environ={{}}))
+tracekit.configure(exporter=Exporter(), environ={{}})
 logging.error("last")
-for receiver in receivers:
+for receiver in receivers.values():
     receiver(signal=ending, sender=None, exitcode=0)
 os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr, logs.bodies) == (0, "", ["last"])
+    assert (done.returncode, done.stderr, logs.bodies) == (0, "", ["last", "closed"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -28,7 +28,7 @@ class OnDemand:
         self._name = name
         # SimpleQueue.put is reentrant: signal handlers and finalizers may interrupt it.
         self.inbox: SimpleQueue[Any] = SimpleQueue()
-        self.is_served = threading.Lock()  # held by the serving thread; acquired without waiting
+        self._serving: dict[str, object] = {}  # a token of the call that serves
         self.served_by = 0
         self.deadline = math.inf  # on the monotonic clock, of the caller that serves
         self._start_at = 0.0  # no earlier, as no thread could be started before
@@ -39,7 +39,7 @@ class OnDemand:
 
     def ensure(self) -> bool:
         """Return whether a thread serves, or could be started now; where not, that is tried once a second."""
-        return self.is_served.locked() or (time.monotonic() >= self._start_at and self.start())
+        return self.is_served() or (time.monotonic() >= self._start_at and self.start())
 
     def start(self) -> bool:
         """Start a thread, which ends at once if another one serves; return False if no thread can be started."""
@@ -57,7 +57,7 @@ class OnDemand:
             return False
         self.inbox.put(job)
         while not (self.is_over or done.is_set()):
-            if not self.is_served.locked() and not self.start():
+            if not self.is_served() and not self.start():
                 with in_caller():
                     self.serve(done, deadline)
             left_s = min(left_s, deadline - time.monotonic())
@@ -68,14 +68,21 @@ class OnDemand:
             left_s -= pause_s  # a test may have stopped the clock
         return done.is_set()
 
+    def is_served(self) -> bool:
+        """Return whether a thread, or a caller, serves."""
+        return bool(self._serving)
+
     def serve(self, until: Done | None = None, deadline: float = math.inf) -> None:
         """Work in the current thread, unless another one does."""
-        if not self.is_served.acquire(blocking=False):
-            return
-        self.served_by = threading.get_ident()
-        self.deadline = deadline
+        ident, token = threading.get_ident(), object()
         try:
+            if self._serving.setdefault("by", token) is not token:
+                return
+            self.served_by = ident
+            self.deadline = deadline
             self.turns(until)
         finally:
-            self.served_by = 0
-            self.is_served.release()
+            # Without a call, after which a signal handler may raise, as it may after that of setdefault().
+            if "by" in self._serving and self._serving["by"] is token:
+                self.served_by = 0
+                del self._serving["by"]

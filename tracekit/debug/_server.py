@@ -75,13 +75,13 @@ def serve(
 
 
 def _run(server: _HTTPServer) -> Server:
+    _servers.add(server)  # first: another thread may fork
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="tracekit-debug", daemon=True)
     try:
         EXPORT_CONTEXT.copy().run(thread.start)
     except BaseException:  # no more threads, for example
         server.server_close()
         raise
-    _servers.add(server)
     return Server(server)
 
 

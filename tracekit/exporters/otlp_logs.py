@@ -86,7 +86,7 @@ class OTLPLogHandler(logging.Handler):
         self._limits = limits
         self._begin()
         super().__init__(level)
-        call_at_end_of_child(self, lambda handler: handler.flush())  # without logging.shutdown()
+        call_at_end_of_child(self, lambda handler: handler.flush(), is_last=True)  # without logging.shutdown()
 
     def _begin(self) -> None:
         # For the counts, held for one step. Reentrant: a signal handler may interrupt its holder.
