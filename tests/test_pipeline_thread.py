@@ -24,7 +24,7 @@ from tracekit.exporters.tail import TailSampler
 from tracekit.metrics import RedMetrics
 from tracekit.testing import MemoryExporter
 
-from .tools.pipeline import LONG, Balance, Exiting, Raising, end, until
+from .tools.pipeline import LONG, Balance, Exiting, Raising, end, refuse_threads, until
 
 # ---- the thread survives everything
 
@@ -152,14 +152,7 @@ def test_without_a_thread_flushes_export_in_their_callers_one_at_a_time(monkeypa
 
     memory = Counts()
     tracekit.configure(exporter=memory, export_interval_s=LONG)
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "tracekit-export":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_threads(monkeypatch, "tracekit-export")
 
     def work():
         for _ in range(50):

@@ -15,6 +15,8 @@ from tracekit.exporters.flight import FlightRecorder
 from tracekit.exporters.sqlite import SQLiteReader
 from tracekit.testing import MemoryExporter
 
+from ..tools.pipeline import refuse_threads
+
 
 @pytest.fixture
 def record(tmp_path):
@@ -119,15 +121,8 @@ def test_an_error_of_a_local_root_writes_a_file(record, tmp_path):
 
 def test_where_no_thread_can_be_started_an_error_writes_a_file_all_the_same(record, tmp_path, monkeypatch):
     """CPython 3.12.0 and 3.12.1 start none at exit, where the error that ends a short program is exported."""
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "tracekit-flight":
-            raise RuntimeError("can't create new thread at interpreter shutdown")
-        start(thread)
-
     record()
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_threads(monkeypatch, "tracekit-flight")
     failed("request")
     finish()
     assert files(tmp_path) == {"error.db": ["request"]}

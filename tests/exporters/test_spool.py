@@ -22,7 +22,7 @@ from tracekit.exporters._sqlite import errors as _errors
 from tracekit.exporters.otlp import OTLPExporter
 from tracekit.exporters.sqlite import StoreError
 
-from ..tools.pipeline import Balance, Exiting
+from ..tools.pipeline import Balance, Exiting, refuse_threads
 from ..tools.ports import free_port
 from .collector import Collector, refuse, take
 from .test_otlp import exporter, lines, made, until
@@ -536,14 +536,7 @@ def test_a_sending_thread_that_could_not_be_started_is_started_by_the_next_batch
 
 
 def test_where_no_thread_can_be_started_the_spool_is_emptied_by_shutdown(collector, spool, monkeypatch):
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "tracekit-send":
-            raise RuntimeError("can't create new thread at interpreter shutdown")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_threads(monkeypatch, "tracekit-send")
     sender = exporter(collector, spool=spool)
     sender.export(made(1, "first"))
     sender.export(made(1, "second"))

@@ -28,6 +28,18 @@ def until(is_so):
         time.sleep(0.001)
 
 
+def refuse_threads(monkeypatch, name):
+    """No thread of this *name* can be started, as none can at the exit of CPython 3.12.0 and 3.12.1."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == name:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
 def lines(caplog):
     return [record.getMessage() for record in caplog.records]
 
